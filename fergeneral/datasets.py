@@ -1,0 +1,294 @@
+"""Readers of facial-expression data sets in their official layouts. Nothing is ever downloaded.
+
+A data set is a folder. Its images lie in it unpacked, or in zip archives (`*.zip`) whose member names are the
+paths they would unpack to. Four layouts are told apart by what lies in the folder:
+
+- RAF-DB: `EmoLabel/list_patition_label.txt` and `Image/aligned/*_aligned.jpg` (Li et al., CVPR 2017);
+- FER+: `fer2013new.csv` and `FER2013Train|Valid|Test/*.png` (Barsoum et al., ICMI 2016);
+- a manifest: `manifest.csv` (or the path of any .csv) with the columns path, label and, if wanted, split and subject;
+- folders named after labels, below folders named after splits or not.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import re
+import threading
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fergeneral.alignment import TEMPLATE
+from fergeneral.errors import DataError, ImageError
+from fergeneral.images import load_image
+
+EXPRESSIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+COARSE_LABELS = ("neutral", "negative", "positive", "surprise")
+COARSE_OF = {  # Li et al., IEEE TIP 2022: everything unpleasant is one class
+    "neutral": "neutral",
+    "happiness": "positive",
+    "surprise": "surprise",
+    **dict.fromkeys(("sadness", "anger", "disgust", "fear", "contempt"), "negative"),
+}
+_ALIASES = {
+    **{name: name for name in EXPRESSIONS},
+    **{"happy": "happiness", "surprised": "surprise", "sad": "sadness", "angry": "anger"},
+    **{"disgusted": "disgust", "fearful": "fear", "afraid": "fear", "contemptuous": "contempt"},
+}
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+_RAFDB_LABELS = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # its labels 1..7
+_CKPLUS_SUBJECT = re.compile(r"^(S\d{3})_\d{3}_\d{8}$")
+
+# Where the five landmarks lie in each set's own images (fractions of width and height), measured as for TEMPLATE
+# by benchmarks/landmarks.py. RAF-DB defines the template, so that its crops stay as they are.
+_LANDMARKS = {
+    "rafdb": TEMPLATE,
+    "affectnet": ((0.304, 0.314), (0.704, 0.314), (0.502, 0.547), (0.343, 0.737), (0.667, 0.737)),
+    "contempt": ((0.311, 0.343), (0.698, 0.342), (0.500, 0.587), (0.330, 0.748), (0.676, 0.749)),
+    "ferplus": ((0.319, 0.392), (0.698, 0.392), (0.508, 0.604), (0.360, 0.781), (0.669, 0.781)),
+    "ckplus": ((0.320, 0.404), (0.690, 0.404), (0.505, 0.601), (0.357, 0.791), (0.666, 0.791)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One labelled image: its path inside the data set's folder, label, split and, where known, person."""
+
+    path: str
+    label: str
+    split: str | None = None
+    subject: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A folder of labelled images.
+
+    `landmarks`: where the five landmarks lie in its images on average, (5, 2) fractions of width and height,
+    from which its fixed crop follows; None where the images are to be taken whole.
+    `black_background`: the faces are cut out on black, which a training must hide.
+    `left_out`: why and how many images the reader left out.
+    """
+
+    name: str
+    root: Path
+    samples: tuple[Sample, ...]
+    landmarks: tuple[tuple[float, float], ...] | None = None
+    black_background: bool = False
+    left_out: tuple[tuple[str, int], ...] = ()
+
+    def split(self, name: str) -> Dataset:
+        """The part of one split. A set without splits is returned whole; a split that is not there raises DataError."""
+        known = {sample.split for sample in self.samples}
+        if known == {None}:
+            return self
+        chosen = tuple(sample for sample in self.samples if sample.split == name)
+        if not chosen:
+            names = ", ".join(sorted(str(split) for split in known))
+            raise DataError(f"{self.root} has no images in the split {name!r}; it has: {names}")
+        return dataclasses.replace(self, samples=chosen)
+
+    @property
+    def labels(self) -> list[str]:
+        return [sample.label for sample in self.samples]
+
+    def crops(self, crop: Callable[[Image.Image], np.ndarray]) -> Iterator[np.ndarray]:
+        """`crop` of each upright RGB image, in the order of `samples`, decoded in a few threads.
+
+        An image that cannot be read raises DataError with its name. Memory is bounded by 256 images.
+        """
+        files = _Files(self.root)
+
+        def read(sample: Sample) -> np.ndarray:
+            try:
+                return crop(load_image(files.read(sample.path)))
+            except ImageError as error:
+                raise DataError(f"{sample.path} in {self.root}: {error}") from error
+
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(self.samples), 256):
+                yield from pool.map(read, self.samples[start : start + 256])
+
+
+def open_dataset(folder: str | Path, *, drop_duplicates: bool = True) -> Dataset:
+    """Read the list of a data set's images; the images themselves are read by `Dataset.images`.
+
+    `folder` is laid out as this module's docstring says, or is a manifest (.csv).
+    With `drop_duplicates` the groups in `near_duplicates.csv` (columns group, path, label, split), where there
+    is one, lose these *train* images: those with a near copy in another split, those in a group with
+    conflicting labels, and all but the first of the rest. Other splits stay whole.
+    Raises DataError where nothing fits, a listed image is missing, or a row is broken.
+    """
+    root = Path(folder)
+    if not root.exists():
+        raise DataError(f"{root}: no such folder")
+    if root.is_file():
+        if root.suffix.lower() != ".csv":
+            raise DataError(f"{root} is neither a folder nor a .csv manifest")
+        manifest, root = root, root.parent
+    else:
+        manifest = root / "manifest.csv"
+    files = _Files(root)
+    if manifest.is_file():
+        dataset = Dataset(manifest.stem, root, tuple(_read_manifest(manifest)))
+    elif files.has("EmoLabel/list_patition_label.txt"):
+        dataset = Dataset("rafdb", root, tuple(_read_rafdb(files)), _LANDMARKS["rafdb"])
+    elif files.has("fer2013new.csv"):
+        samples, left_out = _read_ferplus(files)
+        dataset = Dataset("ferplus", root, samples, _LANDMARKS["ferplus"], left_out=left_out)
+    else:
+        dataset = _read_folders(root, files)
+    missing = [sample.path for sample in dataset.samples if not files.has(sample.path)]
+    if missing:
+        raise DataError(f"{root} lacks {len(missing)} of {len(dataset.samples)} listed images, the first: {missing[0]}")
+    if not dataset.samples:
+        raise DataError(f"{root} has no labelled images")
+    if drop_duplicates and files.has("near_duplicates.csv"):
+        dataset = _without_duplicates(dataset, files)
+    return dataset
+
+
+def expression_of(label: str) -> str:
+    """The standard name of an expression ("happy" -> "happiness"). Raises DataError for one that is not known."""
+    try:
+        return _ALIASES[label.strip().lower()]
+    except KeyError:
+        raise DataError(f"unknown expression label {label!r}; known: {', '.join(EXPRESSIONS)}") from None
+
+
+class _Files:
+    """The files of a folder and of the zip archives in it, by their path inside it. Safe between threads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._archives: dict[str, zipfile.ZipFile] = {}
+        self._lock = threading.Lock()
+        for path in sorted(root.glob("*.zip")):
+            try:
+                archive = zipfile.ZipFile(path)
+            except (zipfile.BadZipFile, OSError) as error:
+                raise DataError(f"{path} is not a readable zip archive: {error}") from error
+            self._archives.update((name, archive) for name in archive.namelist() if not name.endswith("/"))
+
+    def has(self, name: str) -> bool:
+        return name in self._archives or (self.root / name).is_file()
+
+    def names(self) -> list[str]:
+        unpacked = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+        return sorted({*self._archives, *unpacked})
+
+    def read(self, name: str) -> bytes:
+        try:
+            if name in self._archives:
+                with self._lock:
+                    return self._archives[name].read(name)
+            return (self.root / name).read_bytes()
+        except (OSError, zipfile.BadZipFile, KeyError) as error:
+            raise DataError(f"{name} in {self.root} cannot be read: {error}") from error
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO(self.read(name).decode("utf-8-sig"))))
+
+
+def _read_rafdb(files: _Files) -> Iterable[Sample]:
+    lines = files.read("EmoLabel/list_patition_label.txt").decode().splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        stem, split = Path(name).stem, name.partition("_")[0]
+        if label not in set("1234567") or split not in ("train", "test"):
+            raise DataError(f"line {number} of EmoLabel/list_patition_label.txt is not 'NAME LABEL(1-7)': {line!r}")
+        yield Sample(f"Image/aligned/{stem}_aligned.jpg", _RAFDB_LABELS[int(label) - 1], split)
+
+
+def _read_ferplus(files: _Files) -> tuple[tuple[Sample, ...], tuple[tuple[str, int], ...]]:
+    """The majority rule: single votes are dropped, then one of the eight classes needs more than half of the rest."""
+    folders = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
+    splits = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+    columns = (*EXPRESSIONS, "unknown", "NF")
+    samples: dict[str, Sample | None] = {}
+    nameless = 0
+    for number, row in enumerate(files.rows("fer2013new.csv"), start=2):
+        try:
+            votes = np.array([int(row[column]) for column in columns])
+            usage, name = row["Usage"], row["Image name"].strip()
+            path, split = f"{folders[usage]}/{name}", splits[usage]
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"line {number} of fer2013new.csv is broken ({error}): {row}") from error
+        if not name:
+            nameless += 1
+            continue
+        votes[votes <= 1] = 0
+        winner = int(votes.argmax())
+        agreed = winner < len(EXPRESSIONS) and votes[winner] > 0.5 * votes.sum()
+        samples[path] = Sample(path, EXPRESSIONS[winner], split) if agreed else None  # a later row replaces an earlier
+    kept = tuple(sample for sample in samples.values() if sample is not None)
+    return kept, (("no image name", nameless), ("no majority for an expression", len(samples) - len(kept)))
+
+
+def _read_manifest(path: Path) -> Iterable[Sample]:
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a UTF-8 .csv file: {error}") from error
+    for number, row in enumerate(rows, start=2):
+        if not row.get("path") or not row.get("label"):
+            raise DataError(f"line {number} of {path} needs the columns path and label, got {row}")
+        yield Sample(row["path"], _standard(row["label"]), row.get("split") or None, row.get("subject") or None)
+
+
+def _read_folders(root: Path, files: _Files) -> Dataset:
+    samples = []
+    for name in files.names():
+        *parents, file = name.split("/")
+        if Path(file).suffix.lower() not in _IMAGE_SUFFIXES:
+            continue
+        if not parents:
+            raise DataError(f"{root} holds {file} outside any label folder; wanted: LABEL/IMAGE or SPLIT/LABEL/IMAGE")
+        split = next((_SPLITS[parent.lower()] for parent in parents[:-1] if parent.lower() in _SPLITS), None)
+        subject = _CKPLUS_SUBJECT.match(Path(file).stem)
+        samples.append(Sample(name, _standard(parents[-1]), split, subject[1] if subject else None))
+    name = root.resolve().name
+    if samples and all(sample.subject for sample in samples):
+        name = "ckplus"
+    # Of the known sets of this layout, one shows faces on black; its archives carry its name.
+    return Dataset(name, root, tuple(samples), _LANDMARKS.get(name), black_background=name == "affectnet")
+
+
+def _standard(label: str) -> str:
+    return _ALIASES.get(label.strip().lower(), label.strip())
+
+
+def _without_duplicates(dataset: Dataset, files: _Files) -> Dataset:
+    groups: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in files.rows("near_duplicates.csv"):
+        groups[row["group"]].append(row)
+    drop: dict[str, str] = {}
+    for rows in groups.values():
+        train = [row["path"] for row in rows if row["split"] == "train"]
+        if len(train) < len(rows):
+            drop.update(dict.fromkeys(train, "near copy in another split"))
+        elif len({_standard(row["label"]) for row in rows}) > 1:
+            drop.update(dict.fromkeys(train, "near copies with conflicting labels"))
+        else:
+            drop.update(dict.fromkeys(train[1:], "near copy of another train image"))
+    gone = [drop[sample.path] for sample in dataset.samples if sample.path in drop]
+    kept = tuple(sample for sample in dataset.samples if sample.path not in drop)
+    counts = tuple((reason, gone.count(reason)) for reason in dict.fromkeys(gone))
+    return dataclasses.replace(dataset, samples=kept, left_out=dataset.left_out + counts)
+
+
+def class_counts(labels: Sequence[str]) -> dict[str, int]:
+    """How often each label occurs, known expressions first, in the order of EXPRESSIONS."""
+    known = [name for name in EXPRESSIONS if name in labels]
+    others = sorted(set(labels) - set(known))
+    return {name: list(labels).count(name) for name in (*known, *others)}

@@ -1,0 +1,212 @@
+"""Face crops -> expression embeddings: the network, and the configuration that travels with its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+
+from fergeneral.alignment import TEMPLATE, resize_crop
+from fergeneral.errors import ImageError, ModelError
+from fergeneral.images import load_image
+
+FORMAT_VERSION = 1
+_MAX_CROP_SIZE = 1024
+_ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """Everything about the weights that is not a number in them; `config.json` holds exactly these fields.
+
+    `crop_size`: side of the square face crop in pixels. `template`: the five landmarks (left eye, right eye,
+    nose, left and right mouth corner) in the crop, as fractions of its side. `mean`, `std`: per channel, of
+    values in 0..1. `weights_sha256`: of the bytes of model.safetensors, hexadecimal.
+    """
+
+    model_id: str
+    architecture: str = "resnet18"
+    embedding_size: int = 512
+    crop_size: int = 112
+    template: tuple[tuple[float, float], ...] = TEMPLATE
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # ImageNet's
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channel_order: str = "RGB"
+    weights_sha256: str = ""
+    training_data: tuple[str, ...] = ()
+    license: str = ""
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> EncoderConfig:
+        """Parse and check a config.json. Raises ModelError that names the field at fault."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ModelError(f"config.json is not valid JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ModelError("config.json does not hold an object")
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ModelError(
+                f"config.json has format_version {version!r}, this package reads {FORMAT_VERSION}: "
+                f"for newer weights type  pip install --upgrade fergeneral"
+            )
+        fields = {field.name for field in dataclasses.fields(cls)}
+        missing, unknown = sorted(fields - set(values)), sorted(set(values) - fields)
+        if missing or unknown:
+            raise ModelError(f"config.json lacks the fields {missing}, or has unknown ones: {unknown}")
+        config = cls(**{name: _tuples(value) for name, value in values.items()})
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        def fail(field: str, wanted: str) -> None:
+            raise ModelError(f"config.json: {field} is {getattr(self, field)!r}, wanted {wanted}")
+
+        for field in ("model_id", "weights_sha256", "license"):
+            if not isinstance(getattr(self, field), str):
+                fail(field, "a string")
+        if self.architecture not in _ARCHITECTURES:
+            fail("architecture", f"one of {', '.join(_ARCHITECTURES)}")
+        if self.channel_order != "RGB":
+            fail("channel_order", "'RGB'")
+        if not (_is_integer(self.crop_size) and 32 <= self.crop_size <= _MAX_CROP_SIZE):
+            fail("crop_size", f"a whole number of pixels, 32..{_MAX_CROP_SIZE}")
+        if not (_is_integer(self.embedding_size) and 1 <= self.embedding_size <= 65536):
+            fail("embedding_size", "a positive whole number")
+        for field, shape in (("mean", (3,)), ("std", (3,)), ("template", (5, 2))):
+            if not _is_finite_array(getattr(self, field), shape):
+                fail(field, f"finite numbers of shape {shape}")
+        if min(self.std) <= 0:
+            fail("std", "positive numbers")
+        if not (isinstance(self.training_data, tuple) and all(isinstance(name, str) for name in self.training_data)):
+            fail("training_data", "a list of strings")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite_array(value: Any, shape: tuple[int, ...]) -> bool:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    return array.shape == shape and bool(np.isfinite(array).all())
+
+
+def build_network(architecture: str) -> torch.nn.Module:
+    """The timm network without classifier: (N, 3, S, S) -> (N, embedding_size). Never downloads weights."""
+    return timm.create_model(architecture, pretrained=False, num_classes=0)
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or else CUDA, then MPS, then CPU. Raises ModelError if what was asked for is not there."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device is None:
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(f"device {device!r} is not known; wanted 'cpu', 'cuda', 'cuda:N' or 'mps'") from error
+    there = {"cpu": True, "cuda": cuda and (chosen.index or 0) < torch.cuda.device_count(), "mps": mps}
+    if not there.get(chosen.type, False):
+        available = [name for name, is_there in (("cpu", True), ("cuda", cuda), ("mps", mps)) if is_there]
+        raise ModelError(f"device {str(device)!r} was asked for but is not available here; there is: {', '.join(available)}")
+    return chosen
+
+
+class Encoder:
+    """A frozen network with its preprocessing. Safe to call from several threads."""
+
+    def __init__(self, network: torch.nn.Module, config: EncoderConfig, device: str | torch.device | None = None) -> None:
+        self.config = config
+        self.device = choose_device(device)
+        self._network = network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self._mean = torch.tensor(config.mean, device=self.device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(config.std, device=self.device).view(1, 3, 1, 1) * 255
+        self._accelerator = threading.Lock()  # one batch at a time on a GPU, so that threads do not add up its memory
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self._network.state_dict()
+
+    def encode(
+        self, crops: Any, *, batch_size: int = 64, show_progress: bool | None = None, normalize: bool = False
+    ) -> np.ndarray:
+        """Embed images that already are face crops.
+
+        `crops`: a uint8 array (N, H, W, 3) or a sequence of anything `load_image` takes; other sizes than
+        `config.crop_size` are resized. `batch_size`: how many go through the network at once.
+        `show_progress`: a progress bar on stderr; None shows one for more than one batch on a terminal.
+        `normalize`: scale each embedding to unit length. Returns (N, D) float32; (0, D) for no crops.
+        """
+        if not (_is_integer(batch_size) and batch_size >= 1):
+            raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
+        if isinstance(crops, (str, bytes, Image.Image)) or getattr(crops, "ndim", 4) != 4:
+            raise ImageError(
+                f"encode takes a sequence of face crops or a uint8 array (N, H, W, 3), got one {type(crops).__name__}"
+                f"{_shape_of(crops)}; put a single crop into a list"
+            )
+        if not hasattr(crops, "__len__"):
+            crops = list(crops)
+        embeddings = np.empty((len(crops), self.config.embedding_size), dtype=np.float32)
+        for start in _progress(range(0, len(crops), batch_size), show_progress):
+            batch = np.stack([self._to_crop(crops[i]) for i in range(start, min(start + batch_size, len(crops)))])
+            embeddings[start : start + len(batch)] = self._forward(batch)
+        if normalize:
+            embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+        return embeddings
+
+    def _to_crop(self, image: Any) -> np.ndarray:
+        size = self.config.crop_size
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == (size, size, 3):
+            return image
+        return resize_crop(load_image(image), size)
+
+    def _forward(self, crops: np.ndarray) -> np.ndarray:
+        """(N, S, S, 3) uint8 -> (N, D) float32."""
+        with torch.inference_mode():
+            pixels = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float()
+            inputs = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+            if self.device.type == "cpu":
+                return self._network(inputs).numpy()
+            with self._accelerator:
+                return self._network(inputs).float().cpu().numpy()
+
+
+def _shape_of(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return "" if shape is None else f" of shape {tuple(shape)}"
+
+
+def _progress(steps: Sequence[int], show: bool | None) -> Iterator[int]:
+    from tqdm import tqdm
+
+    disable = None if show is None and len(steps) > 1 else not show  # None: tqdm looks whether stderr is a terminal
+    return iter(tqdm(steps, desc="encode", unit="batch", disable=disable))
+
+
+def check_network(network: torch.nn.Module, config: EncoderConfig) -> None:
+    """Raise ModelError unless the network gives finite embeddings of the stated size."""
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not math.isfinite(float(tensor.float().abs().sum())):
+            raise ModelError(f"the weights hold values that are not finite, in {name}")
+    size = getattr(network, "num_features", None)
+    if size != config.embedding_size:
+        raise ModelError(f"config.json states embedding_size {config.embedding_size}, {config.architecture} gives {size}")

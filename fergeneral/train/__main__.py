@@ -1,0 +1,53 @@
+"""python -m fergeneral.train: see `train` in loop.py."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from fergeneral.errors import FergeneralError
+from fergeneral.train.config import RECIPES, find_recipe
+from fergeneral.train.loop import train
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m fergeneral.train", description="Pretrain an expression encoder (CRS-CONT)."
+    )
+    parser.add_argument("--recipe", required=True, metavar="NAME", help=f"one of: {', '.join(RECIPES)}")
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder that holds the recipe's data sets")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for checkpoint, logs and the encoder")
+    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
+    parser.add_argument("--minutes", type=_minutes, help="fit the whole schedule into this much training time")
+    parser.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="end this call then, with a checkpoint")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    options = parser.parse_args(arguments)
+    try:
+        done = train(
+            find_recipe(options.recipe),
+            options.data,
+            options.out,
+            device=options.device,
+            minutes=options.minutes,
+            stop_after=options.stop_after,
+            resume=options.resume,
+        )
+    except FergeneralError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if done is None:
+        print(f"stopped before the end; a checkpoint is in {options.out}, go on with --resume", file=sys.stderr)
+        return 0 if options.stop_after else 130
+    print(f"wrote the encoder to {done}", file=sys.stderr)
+    return 0
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""Both views of a batch made on the device, every sample with parameters of its own.
+
+The transforms and their laws are torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter and
+RandomGrayscale (as in the paper), so a view can be checked against torchvision's functions one image at a time.
+ColorJitter's order is drawn once a batch. One transform is added for mixed data: AffectNet-part shows faces cut
+out on black, and an encoder could read the data set from that. So, with `cutout_probability`, any image is cut to
+the outline of some cut-out face, and whatever lies outside an outline is filled with a colour or with another image.
+
+Parameters are drawn on the CPU from (seed, step) alone, for the whole batch of all processes: a resumed run, and
+a run on another number of processes, draw the same ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fergeneral.train.config import Recipe
+from fergeneral.train.data import TrainingSet
+
+_GREY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as torchvision's rgb_to_grayscale
+_CROP_TRIES = 10  # as torchvision's RandomResizedCrop
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewParameters:
+    """How to make n views. `index` (n,): of the image. `box` (n, 4): left, top, width, height as fractions of it.
+
+    `flip`, `grey`, `jittered` (n,) bool. `factors` (n, 4): brightness, contrast, saturation, hue. `order`: of
+    these four. `outline` (n,): of the image whose alpha is laid on, -1 for none. `fill` (n,): of the image that
+    fills the outside, -1 for `colour` (n, 3) in 0..1.
+    """
+
+    index: Tensor
+    box: Tensor
+    flip: Tensor
+    grey: Tensor
+    jittered: Tensor
+    factors: Tensor
+    outline: Tensor
+    fill: Tensor
+    colour: Tensor
+    order: tuple[int, ...]
+
+    def rows(self, chosen: slice) -> ViewParameters:
+        tensors = {name: value[chosen] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **tensors)
+
+    def to(self, device: torch.device) -> ViewParameters:
+        tensors = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(self, **tensors)
+
+
+def draw_parameters(index: Tensor, images: TrainingSet, recipe: Recipe, generator: torch.Generator) -> ViewParameters:
+    """Parameters for one view of each image in `index` (n,)."""
+    n = len(index)
+
+    def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return torch.rand(*shape, generator=generator) * (high - low) + low
+
+    def chosen(probability: float) -> Tensor:
+        return uniform(n) < probability
+
+    def some_image(candidates: Tensor, probability: float) -> Tensor:
+        """(n,) indices among the candidates, -1 where none is to be used."""
+        if len(candidates) == 0:
+            return torch.full((n,), -1)
+        picked = candidates.cpu()[torch.randint(len(candidates), (n,), generator=generator)]
+        return torch.where(chosen(probability), picked, -1)
+
+    b, c, s, h = recipe.jitter
+    bounds = ((1 - b, 1 + b), (1 - c, 1 + c), (1 - s, 1 + s), (-h, h))
+    return ViewParameters(
+        index=index,
+        box=_draw_boxes(n, recipe, generator),
+        flip=chosen(0.5),
+        grey=chosen(recipe.grey_probability),
+        jittered=chosen(recipe.jitter_probability),
+        factors=torch.stack([uniform(n, low=low, high=high) for low, high in bounds], dim=1),
+        outline=some_image(images.cut_out, recipe.cutout_probability),
+        fill=some_image(torch.arange(len(images)), 0.5),
+        colour=uniform(n, 3),
+        order=tuple(torch.randperm(4, generator=generator).tolist()),
+    )
+
+
+def _draw_boxes(n: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """RandomResizedCrop's law on a unit square: the first of ten (area, ratio) pairs that fits, else all of it."""
+    area = torch.rand(n, _CROP_TRIES, generator=generator)
+    area = recipe.crop_scale[0] + area * (recipe.crop_scale[1] - recipe.crop_scale[0])
+    low, high = (math.log(ratio) for ratio in recipe.crop_ratio)
+    ratio = torch.exp(low + torch.rand(n, _CROP_TRIES, generator=generator) * (high - low))
+    size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=2)
+    fits = (size <= 1).all(dim=2)
+    first = fits.int().argmax(dim=1)
+    size = torch.where(fits.any(dim=1, keepdim=True), size[torch.arange(n), first], 1.0)
+    corner = torch.rand(n, 2, generator=generator) * (1 - size)
+    return torch.cat([corner, size], dim=1)
+
+
+def make_views(images: TrainingSet, views: ViewParameters, size: int) -> Tensor:
+    """(n, 3, size, size) float32 in 0..1, before normalisation."""
+    grid = _sampling_grid(views, size)
+    x = _sample(images.pixels[views.index], grid)
+    rgb, alpha = x[:, :3], x[:, 3:]
+    if len(images.cut_out):  # without cut-out faces in the data, alpha is 1 everywhere
+        # An empty selection costs nothing; indices of -1 are replaced by the sample itself.
+        laid_on = views.outline >= 0
+        outline = torch.where(laid_on, views.outline, views.index)
+        alpha = alpha * torch.where(laid_on.view(-1, 1, 1, 1), _sample(images.pixels[outline, 3:], grid), 1.0)
+        filled = views.fill >= 0
+        other = _sample(images.pixels[torch.where(filled, views.fill, views.index), :3], grid)
+        outside = torch.where(filled.view(-1, 1, 1, 1), other, views.colour.view(-1, 3, 1, 1))
+        rgb = rgb * alpha + outside * (1 - alpha)
+    rgb = _jitter(rgb, views)
+    return torch.where(views.grey.view(-1, 1, 1, 1), _grey(rgb), rgb)
+
+
+def _sampling_grid(views: ViewParameters, size: int) -> Tensor:
+    """(n, size, size, 2) in grid_sample's coordinates, -1..1 from edge to edge."""
+    centres = (torch.arange(size, device=views.box.device) + 0.5) / size
+    left, top, width, height = (column[:, None] for column in views.box.unbind(dim=1))
+    along = torch.where(views.flip[:, None], 1 - centres, centres)
+    x = (left + along * width) * 2 - 1
+    y = (top + centres * height) * 2 - 1
+    n = len(views.box)
+    return torch.stack([x[:, None, :].expand(n, size, size), y[:, :, None].expand(n, size, size)], dim=3)
+
+
+def _sample(pixels: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(pixels.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _grey(rgb: Tensor) -> Tensor:
+    weights = torch.tensor(_GREY, device=rgb.device, dtype=rgb.dtype).view(1, 3, 1, 1)
+    return (rgb * weights).sum(dim=1, keepdim=True).expand_as(rgb)
+
+
+def _blend(a: Tensor, b: Tensor, factor: Tensor) -> Tensor:
+    return (a * factor + b * (1 - factor)).clamp(0, 1)
+
+
+def _jitter(rgb: Tensor, views: ViewParameters) -> Tensor:
+    brightness, contrast, saturation, hue = (column.view(-1, 1, 1, 1) for column in views.factors.unbind(dim=1))
+    steps = (
+        lambda x: _blend(x, torch.zeros_like(x), brightness),
+        lambda x: _blend(x, _grey(x).mean(dim=(1, 2, 3), keepdim=True), contrast),
+        lambda x: _blend(x, _grey(x), saturation),
+        lambda x: _turn_hue(x, hue),
+    )
+    jittered = rgb
+    for step in views.order:
+        jittered = steps[step](jittered)
+    return torch.where(views.jittered.view(-1, 1, 1, 1), jittered, rgb)
+
+
+def _turn_hue(rgb: Tensor, turn: Tensor) -> Tensor:
+    """Add `turn` (fractions of the circle) to the hue in HSV, in the closed form f(k) = v - c * max(0, min(m, 4 - m, 1))."""
+    value, brightest = rgb.max(dim=1, keepdim=True)
+    chroma = value - rgb.amin(dim=1, keepdim=True)
+    r, g, b = rgb.split(1, dim=1)
+    by = torch.where(chroma > 0, chroma, 1.0)
+    sextant = torch.where(
+        brightest == 0, (g - b) / by, torch.where(brightest == 1, (b - r) / by + 2, (r - g) / by + 4)
+    )
+    offsets = torch.tensor([5.0, 3.0, 1.0], device=rgb.device).view(1, 3, 1, 1)
+    m = (offsets + sextant + 6 * turn) % 6
+    return value - chroma * torch.minimum(m, 4 - m).clamp(0, 1)

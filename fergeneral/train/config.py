@@ -1,0 +1,119 @@
+"""Training recipes: every number of a run, frozen, with its source."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+from fergeneral.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of the schedule at one input size: `pixels` a side, for `share` of the whole schedule (0..1]."""
+
+    pixels: int
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One way to pretrain an encoder. Lengths are in epochs over all its data, sizes in pixels."""
+
+    name: str
+    datasets: tuple[str, ...] = ("rafdb", "affectnet")  # folders below --data; their train splits
+    architecture: str = "resnet18"
+    crop_size: int = 112  # of the encoder that is written
+    stages: tuple[Stage, ...] = (Stage(112, 1.0),)  # progressive resolution where there are several
+    epochs: float = 100
+    batch_size: int = 128  # images, over all processes; each is seen in two views
+
+    # The objective: 'crs-cont', 'simclr' or 'supcon' (on the fine labels), on projections of projection_size.
+    objective: str = "crs-cont"
+    temperature: float = 0.07
+    class_weights: tuple[float, ...] = (1.0, 0.5, 1.0, 1.0)
+    consistency_weight: float = 0.4
+    projection_size: int = 128
+    objective_weight: float = 1.0
+    objective_ramp: tuple[float, float] = (0.0, 0.0)  # shares of the schedule between which its weight rises from 0
+    fine_weight: float = 0.0  # cross-entropy of the fine labels on the embedding; 0: coarse labels only
+    label_smoothing: float = 0.0  # of the fine term
+
+    # The optimiser: SGD with momentum.
+    learning_rate: float = 0.5
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 0.0  # linear, from 0
+    schedule: str = "halve"  # 'halve': x 0.5 at every fifth of the schedule; 'cosine': to 0
+
+    # The augmentation (factors as in torchvision's transforms of the same names).
+    crop_scale: tuple[float, float] = (0.5, 1.0)  # area
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation, hue
+    jitter_probability: float = 0.8
+    grey_probability: float = 0.2
+    cutout_probability: float = 0.5  # outlines of cut-out faces laid on any image, see augment.py
+
+    bf16: bool = True  # autocast, on CUDA only
+    synchronised_batchnorm: bool = True  # across processes, on CUDA only
+    seed: int = 0
+
+    def fingerprint(self) -> str:
+        """A hash of every field: a checkpoint of another recipe is recognised by it."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def objective_weight_at(self, progress: float) -> float:
+        """The weight of the objective beside the fine term at `progress` (0..1) of the schedule."""
+        start, end = self.objective_ramp
+        if progress >= end:
+            return self.objective_weight
+        return self.objective_weight * max(0.0, progress - start) / (end - start)
+
+    def stage_at(self, progress: float) -> Stage:
+        """The stage at `progress` (0..1) of the schedule."""
+        end = 0.0
+        for stage in self.stages:
+            end += stage.share
+            if progress < end - 1e-9:
+                return stage
+        return self.stages[-1]
+
+
+# The paper and its released code (facts in the model card): 224 px, lr 0.5 halved every 20 of 100 epochs,
+# batch 128, weight decay 1e-4. From scratch, lr 0.05 and more was seen to collapse without a warm-up in small
+# trials, so ten epochs of it are added. Channels are RGB, the released code's are BGR.
+_PAPER = Recipe("crs-cont-paper", crop_size=224, stages=(Stage(224, 1.0),), warmup_epochs=10)
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        _PAPER,
+        dataclasses.replace(_PAPER, name="crs-cont-112", crop_size=112, stages=(Stage(112, 1.0),)),
+        # For a CPU and an hour or two: fine labels beside the coarse ones, growing images, a cosine schedule.
+        Recipe(
+            "crs-cont-cpu",
+            crop_size=96,
+            stages=(Stage(48, 0.35), Stage(64, 0.35), Stage(96, 0.30)),
+            epochs=20,
+            batch_size=64,
+            objective_weight=0.5,
+            objective_ramp=(0.15, 0.25),
+            fine_weight=1.0,
+            label_smoothing=0.1,
+            learning_rate=0.05,
+            nesterov=True,
+            weight_decay=5e-4,
+            warmup_epochs=0.5,
+            schedule="cosine",
+        ),
+    )
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise DataError(f"unknown recipe {name!r}; there is: {', '.join(RECIPES)}") from None

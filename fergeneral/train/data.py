@@ -1,0 +1,101 @@
+"""The training images, decoded once and kept as uint8 RGBA on the device; alpha is 0 on a cut-out face's background."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from fergeneral.alignment import TEMPLATE, resize_crop, similarity_transform, warp
+from fergeneral.datasets import COARSE_LABELS, COARSE_OF, EXPRESSIONS, Dataset, expression_of, open_dataset
+from fergeneral.train.config import Recipe
+
+_BLACK = 24  # brightest value that still counts as the black around a cut-out face (WebP rings to about 20)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSet:
+    """`pixels` (N, 4, P, P) uint8; `fine` and `coarse` (N,) int64 labels; `cut_out` (M,) indices of cut-out faces."""
+
+    pixels: Tensor
+    fine: Tensor
+    coarse: Tensor
+    cut_out: Tensor
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def to(self, device: torch.device) -> TrainingSet:
+        tensors = (self.pixels, self.fine, self.coarse, self.cut_out)
+        return TrainingSet(*(tensor.to(device) for tensor in tensors), names=self.names)
+
+    def resized(self, size: int) -> TrainingSet:
+        """The same images at `size` pixels, shrunk with anti-aliasing; never enlarged."""
+        if size >= self.pixels.shape[-1]:
+            return self
+        chunks = [
+            F.interpolate(chunk.float(), size=(size, size), mode="bilinear", antialias=True).round().byte()
+            for chunk in self.pixels.split(1024)
+        ]
+        return dataclasses.replace(self, pixels=torch.cat(chunks))
+
+
+def load_training_set(folder: str | Path, recipe: Recipe, *, show_progress: bool = True) -> TrainingSet:
+    """Read the train splits of the recipe's data sets below `folder`, aligned to the template.
+
+    Raises DataError that names the missing folder, the unknown label or the broken image.
+    """
+    datasets = [open_dataset(Path(folder) / name).split("train") for name in recipe.datasets]
+    fine = [EXPRESSIONS.index(expression_of(label)) for dataset in datasets for label in dataset.labels]
+    coarse = [COARSE_LABELS.index(COARSE_OF[EXPRESSIONS[label]]) for label in fine]
+    size = storage_size(recipe)
+    pixels = np.empty((len(fine), 4, size, size), dtype=np.uint8)
+    cut_out: list[int] = []
+    done = 0
+    for dataset in datasets:
+        if dataset.black_background:
+            cut_out.extend(range(done, done + len(dataset.samples)))
+        crops = dataset.crops(lambda image, of=dataset: training_crop(image, of, size))  # type: ignore[misc]
+        for crop in tqdm(crops, dataset.name, len(dataset.samples), unit="image", disable=not show_progress):
+            pixels[done] = np.moveaxis(crop, 2, 0)
+            done += 1
+    names = tuple(f"{dataset.name}/{sample.path}" for dataset in datasets for sample in dataset.samples)
+    return TrainingSet(
+        torch.from_numpy(pixels), torch.tensor(fine), torch.tensor(coarse), torch.tensor(cut_out, dtype=torch.long), names
+    )
+
+
+def storage_size(recipe: Recipe) -> int:
+    """Side of the stored images: the crop size, at most 128 pixels, which is what the largest source images have."""
+    return min(128, max(stage.pixels for stage in recipe.stages))
+
+
+def training_crop(image: Image.Image, dataset: Dataset, size: int) -> np.ndarray:
+    """One image of a data set as a (size, size, 4) crop in the template's geometry."""
+    rgba = image.copy()
+    rgba.putalpha(Image.fromarray(_face_mask(image)) if dataset.black_background else 255)
+    if dataset.landmarks is None or dataset.landmarks == TEMPLATE:
+        return resize_crop(rgba, size)
+    source = np.asarray(dataset.landmarks) * image.size
+    return np.asarray(warp(rgba, similarity_transform(source, np.asarray(TEMPLATE) * size), size))
+
+
+def _face_mask(image: Image.Image) -> np.ndarray:
+    """(H, W) uint8: 255 where, along its row and its column, bright pixels lie on both sides, else 0.
+
+    Dark parts inside the face (pupils, beards) are thereby kept.
+    """
+    bright = np.asarray(image).max(axis=2) > _BLACK
+    inside = np.ones_like(bright)
+    for axis in (0, 1):
+        before = np.maximum.accumulate(bright, axis=axis)
+        after = np.flip(np.maximum.accumulate(np.flip(bright, axis), axis=axis), axis)
+        inside &= before & after
+    return inside.astype(np.uint8) * 255

@@ -1,0 +1,489 @@
+"""The training loop, top to bottom: data on the device -> two views -> network -> objective -> step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn import functional as F
+
+from fergeneral.datasets import COARSE_LABELS, EXPRESSIONS
+from fergeneral.encoder import EncoderConfig, build_network, choose_device
+from fergeneral.errors import TrainingError
+from fergeneral.hub import save_folder
+from fergeneral.storage import whole_file
+from fergeneral.train.augment import draw_parameters, make_views
+from fergeneral.train.config import Recipe
+from fergeneral.train.data import TrainingSet, load_training_set
+from fergeneral.train.objective import CRSContLoss, SimCLR, SupCon
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+LOG_FILE = "log.jsonl"
+_LOG_EVERY = 20  # steps
+_STORAGE_FACTOR = 1.25  # images are kept this much larger than a stage's input, since views are crops of them
+_COLLAPSED_SPREAD = 0.01
+_COLLAPSED_LOGS = 5  # in a row, before a run is given up
+
+
+@dataclasses.dataclass
+class Outputs:
+    """Of one global batch: `projections` (B, 2, P), L2-normalised; `coarse` (B, 2, 4) and `fine` (B, 2, 8) logits."""
+
+    projections: Tensor
+    coarse: Tensor
+    fine: Tensor | None
+
+
+class PretrainingNetwork(nn.Module):
+    """The encoder and the heads that only training needs (projection 512-512-ReLU-128, coarse 128-4, fine 512-8)."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.encoder = build_network(recipe.architecture)
+        width = int(self.encoder.num_features)  # type: ignore[arg-type]
+        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, recipe.projection_size))
+        self.coarse = nn.Linear(recipe.projection_size, len(COARSE_LABELS))
+        self.fine = nn.Linear(width, len(EXPRESSIONS)) if recipe.fine_weight else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        features = self.encoder(x)
+        projections = F.normalize(self.projection(features).float(), dim=1)
+        outputs = (projections, self.coarse(projections))
+        return outputs if self.fine is None else (*outputs, self.fine(features))
+
+
+class _Gather(torch.autograd.Function):
+    """All ranks' rows, in rank order; the gradient of a rank's rows is summed over the ranks that used them."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather(rows: Tensor) -> Tensor:
+    """(n, ...) of every process -> (n * processes, ...), with gradients. With one process: `rows`."""
+    gathered: Tensor = _Gather.apply(rows) if dist.is_initialized() else rows  # type: ignore[no-untyped-call]
+    return gathered
+
+
+@dataclasses.dataclass
+class Run:
+    """What a checkpoint holds: the state of a run after `step` steps and `seconds` seconds of training."""
+
+    recipe: Recipe
+    network: nn.Module
+    optimizer: torch.optim.SGD
+    step: int = 0
+    seconds: float = 0.0
+    images_seen: int = 0
+
+    def save(self, path: Path) -> None:
+        tensors = {f"network.{name}": value for name, value in _bare(self.network).state_dict().items()}
+        for name, parameter in _bare(self.network).named_parameters():
+            buffer = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if buffer is not None:
+                tensors[f"momentum.{name}"] = buffer
+        counters = {"step": self.step, "seconds": self.seconds, "images_seen": self.images_seen}
+        metadata = {"recipe": self.recipe.fingerprint(), "counters": json.dumps(counters)}
+        with whole_file(path) as temporary:
+            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
+
+    def load(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(f"{path} is not a readable checkpoint: {error}") from error
+        if metadata.get("recipe") != self.recipe.fingerprint():
+            raise TrainingError(
+                f"{path} was written by another recipe than {self.recipe.name!r} as it stands now; "
+                f"train into another --out folder, or leave out --resume to start again"
+            )
+        network = _bare(self.network)
+        network.load_state_dict(
+            {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
+        )
+        for name, parameter in network.named_parameters():
+            if f"momentum.{name}" in tensors:
+                buffer = tensors[f"momentum.{name}"].to(parameter.device)
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+        for name, value in json.loads(metadata["counters"]).items():
+            setattr(self, name, value)
+
+
+def train(
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    *,
+    device: str | None = None,
+    minutes: float | None = None,
+    stop_after: float | None = None,
+    checkpoint_minutes: float = 2.0,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Path | None:
+    """Pretrain an encoder and write the folder that `ExpressionExtractor.from_pretrained` reads.
+
+    `data`: the folder that holds the recipe's data sets. `out`: gets checkpoint.safetensors, log.jsonl,
+    tensorboard/ and at the end model.safetensors and config.json. `minutes`: fit the whole schedule, over all
+    resumes, into this much training time instead of the recipe's epochs. `stop_after`: end this call after so
+    many minutes, with a checkpoint. `resume`: go on from the checkpoint in `out`.
+    Under torchrun every process trains on its part of each batch. Ctrl-C saves a checkpoint and stops.
+    Returns `out` when the schedule is finished, None when it was stopped before.
+    Raises DataError for data at fault and TrainingError for a collapsed run or a foreign checkpoint.
+    """
+    with _Processes(device) as processes, _StopRequest() as stop:
+        images = load_training_set(data, recipe, show_progress=show_progress and processes.is_first)
+        trainer = Trainer(recipe, images, Path(out), processes, minutes)
+        if resume and trainer.checkpoint.is_file():
+            trainer.run.load(trainer.checkpoint)
+        elif trainer.checkpoint.is_file() and not resume:
+            raise TrainingError(f"{trainer.checkpoint} is there already; add --resume to go on, or choose another --out")
+        finished = trainer.train(stop, stop_after, checkpoint_minutes)
+        return trainer.write_encoder() if finished else None
+
+
+class Trainer:
+    """One run on one process: `step()` is a training step, `train()` repeats it until the schedule ends."""
+
+    def __init__(
+        self, recipe: Recipe, images: TrainingSet, out: Path, processes: _Processes, minutes: float | None = None
+    ) -> None:
+        if len(images) < recipe.batch_size or recipe.batch_size % processes.count:
+            raise TrainingError(
+                f"a batch of {recipe.batch_size} cannot be drawn from {len(images)} images "
+                f"or divided among {processes.count} processes"
+            )
+        self.recipe, self.processes, self.minutes = recipe, processes, minutes
+        self.out = out
+        self.checkpoint = out / CHECKPOINT_FILE
+        self.all_images = images
+        self.images = images
+        self.stage_pixels = 0
+        self.steps_per_epoch = len(images) // recipe.batch_size
+        self.total_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
+        self._order = (-1, torch.empty(0, dtype=torch.long))
+        self._collapsed_logs = 0
+        torch.manual_seed(recipe.seed)
+        torch.set_float32_matmul_precision("high")
+        network = PretrainingNetwork(recipe).to(processes.device, memory_format=torch.channels_last)
+        network = processes.wrap(network, recipe)
+        optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+            fused=processes.device.type == "cuda",
+        )
+        self.run = Run(recipe, network, optimizer)
+        self.objective: nn.Module = {"crs-cont": _crs_cont, "simclr": _simclr, "supcon": _supcon}[recipe.objective](recipe)
+        config = EncoderConfig(model_id="")
+        self._mean = torch.tensor(config.mean, device=processes.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(config.std, device=processes.device).view(1, 3, 1, 1)
+
+    def progress(self) -> float:
+        """How much of the schedule is done, 0..1, the same on all processes."""
+        if self.minutes is None:
+            return self.run.step / self.total_steps
+        return self.processes.of_first(self.run.seconds / (60 * self.minutes))
+
+    def learning_rate(self, progress: float) -> float:
+        recipe = self.recipe
+        warmup_steps = recipe.warmup_epochs * self.steps_per_epoch
+        warmup = min(1.0, (self.run.step + 1) / warmup_steps) if warmup_steps else 1.0
+        if recipe.schedule == "cosine":
+            return recipe.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return recipe.learning_rate * warmup * 0.5 ** math.floor(5 * progress)
+
+    def batch_index(self) -> Tensor:
+        """(B,) indices of this step's images, for all processes: a new permutation each epoch, from the seed."""
+        epoch, position = divmod(self.run.step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
+            self._order = (epoch, torch.randperm(len(self.images), generator=generator))
+        start = position * self.recipe.batch_size
+        return self._order[1][start : start + self.recipe.batch_size]
+
+    def views(self, index: Tensor) -> Tensor:
+        """This process's share of the batch, (2n, 3, S, S) normalised: all first views, then all second views."""
+        generator = torch.Generator().manual_seed((self.recipe.seed + 1) * 7_368_787 + self.run.step)
+        mine = self.processes.share(len(index))
+        halves = []
+        for _ in range(2):
+            parameters = draw_parameters(index, self.images, self.recipe, generator)
+            parameters = parameters.rows(mine).to(self.processes.device)
+            halves.append(make_views(self.images, parameters, self.stage_pixels))
+        x = (torch.cat(halves) - self._mean) / self._std
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def step(self) -> dict[str, Tensor]:
+        """One optimiser step on a global batch. Returns the loss terms and the spread of the projections."""
+        progress = self.progress()
+        self._enter_stage(self.recipe.stage_at(progress).pixels)
+        learning_rate = self.learning_rate(progress)
+        for group in self.run.optimizer.param_groups:
+            group["lr"] = learning_rate
+        index = self.batch_index()
+        device = self.processes.device
+        bf16 = self.recipe.bf16 and device.type == "cuda"
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            outputs = _as_pairs(self.run.network(self.views(index)))
+        index = index.to(device)
+        terms = self._terms(outputs, self.images.fine[index], self.images.coarse[index], progress)
+        self.run.optimizer.zero_grad(set_to_none=True)
+        terms["total"].backward()
+        self.run.optimizer.step()
+        self.run.step += 1
+        self.run.images_seen += len(index)
+        mean = outputs.projections.detach().flatten(0, 1).mean(dim=0)
+        terms["spread"] = 1 - mean.square().sum()
+        terms["learning_rate"] = torch.tensor(learning_rate)
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _terms(self, outputs: Outputs, fine: Tensor, coarse: Tensor, progress: float) -> dict[str, Tensor]:
+        terms = self.objective(outputs, fine, coarse)
+        terms["total"] = terms["total"] * self.recipe.objective_weight_at(progress)
+        if outputs.fine is not None:
+            logits = outputs.fine.float()
+            smoothing = self.recipe.label_smoothing
+            terms["fine"] = F.cross_entropy(logits.flatten(0, 1), fine.repeat_interleave(2), label_smoothing=smoothing)
+            terms["total"] = terms["total"] + self.recipe.fine_weight * terms["fine"]
+            terms["fine_accuracy"] = (logits[:, 0].argmax(dim=1) == fine).float().mean()
+        return terms
+
+    def _enter_stage(self, pixels: int) -> None:
+        if pixels != self.stage_pixels:
+            self.stage_pixels = pixels
+            resized = self.all_images.resized(math.ceil(pixels * _STORAGE_FACTOR))
+            self.images = resized.to(self.processes.device)
+
+    def train(self, stop: _StopRequest, stop_after: float | None, checkpoint_minutes: float) -> bool:
+        """Step until the schedule ends (True) or a stop is asked for (False); checkpoints and logs on the way."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        log = _Log(self.out, self.run.step) if self.processes.is_first else None
+        seconds_before, started = self.run.seconds, time.monotonic()
+        saved_at = logged_at = started
+        images_logged = self.run.images_seen
+        try:
+            while self.progress() < 1:
+                terms = self.step()
+                now = time.monotonic()
+                self.run.seconds = seconds_before + now - started
+                if self.run.step % _LOG_EVERY == 0:
+                    values = {name: float(value) for name, value in terms.items()}
+                    self._give_up_if_collapsed(values)
+                    rate = (self.run.images_seen - images_logged) / max(now - logged_at, 1e-9)
+                    logged_at, images_logged = now, self.run.images_seen
+                    if log:
+                        log.write(self.run, self.progress(), self.stage_pixels, rate, values)
+                if now - saved_at > 60 * checkpoint_minutes:
+                    saved_at = now
+                    self._save()
+                asked = stop.asked or (stop_after is not None and now - started > 60 * stop_after)
+                if self.processes.of_first(float(asked)):
+                    return False
+            return True
+        finally:
+            if sys.exc_info()[0] is None:  # a collapsed or broken run keeps its last good checkpoint
+                self._save()
+            if log:
+                log.close()
+
+    def _give_up_if_collapsed(self, values: dict[str, float]) -> None:
+        if not math.isfinite(values["total"]):
+            raise TrainingError(f"the loss is {values['total']} at step {self.run.step}; try a lower learning rate")
+        active = self.recipe.objective_weight_at(self.progress()) > 0
+        collapsed = active and values["spread"] < _COLLAPSED_SPREAD
+        self._collapsed_logs = self._collapsed_logs + 1 if collapsed else 0
+        if self._collapsed_logs >= _COLLAPSED_LOGS:
+            raise TrainingError(
+                f"collapsed at step {self.run.step}: all projections are equal (spread {values['spread']:.4f}, "
+                f"1 = spread over the whole sphere); try a lower learning rate, a longer warm-up or a fine term"
+            )
+
+    def _save(self) -> None:
+        if self.processes.is_first:
+            self.run.save(self.checkpoint)
+
+    def write_encoder(self) -> Path:
+        """Write model.safetensors and config.json into `out`; only the first process writes."""
+        if self.processes.is_first:
+            encoder = _bare(self.run.network).encoder
+            save_folder(self.out, encoder.state_dict(), self.encoder_config())  # type: ignore[union-attr, operator, arg-type]
+        return self.out
+
+    def encoder_config(self) -> EncoderConfig:
+        recipe = self.recipe
+        return EncoderConfig(
+            model_id=recipe.name,
+            architecture=recipe.architecture,
+            embedding_size=int(_bare(self.run.network).encoder.num_features),  # type: ignore[union-attr, arg-type]
+            crop_size=recipe.crop_size,
+            training_data=tuple(f"{name} (train)" for name in recipe.datasets),
+            license="research only, non-commercial: see the model card",
+        )
+
+
+def _crs_cont(recipe: Recipe) -> nn.Module:
+    loss = CRSContLoss(recipe.temperature, recipe.class_weights, recipe.consistency_weight)
+    return _Objective(lambda outputs, fine, coarse: vars(loss(outputs.projections, outputs.coarse, coarse)))
+
+
+def _simclr(recipe: Recipe) -> nn.Module:
+    loss = SimCLR(recipe.temperature)
+    return _Objective(lambda outputs, fine, coarse: {"total": loss(outputs.projections) + 0 * outputs.coarse.sum()})
+
+
+def _supcon(recipe: Recipe) -> nn.Module:
+    loss = SupCon(recipe.temperature)
+    return _Objective(lambda outputs, fine, coarse: {"total": loss(outputs.projections, fine) + 0 * outputs.coarse.sum()})
+
+
+class _Objective(nn.Module):
+    """A loss as a dictionary of its terms, from (Outputs, fine labels (B,), coarse labels (B,))."""
+
+    def __init__(self, terms: Any) -> None:
+        super().__init__()
+        self._terms = terms
+
+    def forward(self, outputs: Outputs, fine: Tensor, coarse: Tensor) -> dict[str, Tensor]:
+        return dict(self._terms(outputs, fine, coarse))
+
+
+def _as_pairs(outputs: tuple[Tensor, ...]) -> Outputs:
+    """Every process's outputs (2n, ...), first views then second views -> (B, 2, ...) of the global batch."""
+    pairs = [gather(torch.stack(part.float().chunk(2), dim=1)) for part in outputs]
+    return Outputs(pairs[0], pairs[1], pairs[2] if len(pairs) == 3 else None)
+
+
+def _bare(network: nn.Module) -> nn.Module:
+    """The network itself, out of a DistributedDataParallel wrapper."""
+    inner = getattr(network, "module", network)
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+class _Processes:
+    """The processes of a run: one, or those that torchrun started (nccl on CUDA, gloo else)."""
+
+    def __init__(self, device: str | None = None) -> None:
+        self.rank = int(os.environ.get("RANK", 0))
+        self.count = int(os.environ.get("WORLD_SIZE", 1))
+        self.device = choose_device(device)
+        if self.count > 1 and self.device.type == "cuda":
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            torch.cuda.set_device(self.device)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def __enter__(self) -> _Processes:
+        if self.count > 1:
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.count > 1:
+            dist.destroy_process_group()
+
+    def share(self, batch: int) -> slice:
+        """The rows of a global batch that this process computes."""
+        each = batch // self.count
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def of_first(self, value: float) -> float:
+        """The first process's value, on every process."""
+        if self.count == 1:
+            return value
+        shared = torch.tensor([value], device=self.device, dtype=torch.float32)
+        dist.broadcast(shared, 0)
+        return float(shared)
+
+    def wrap(self, network: nn.Module, recipe: Recipe) -> nn.Module:
+        if self.count == 1:
+            return network
+        if self.device.type == "cuda":
+            if recipe.synchronised_batchnorm:
+                network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            return nn.parallel.DistributedDataParallel(network, device_ids=[self.device.index])
+        return nn.parallel.DistributedDataParallel(network)
+
+
+class _StopRequest:
+    """Turns Ctrl-C and SIGTERM into a flag that the loop reads between two steps; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _Log:
+    """Scalars to TensorBoard and log.jsonl, and a progress line on stderr."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)  # type: ignore[no-untyped-call]
+        path = out / LOG_FILE
+        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if step else []
+        with whole_file(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
+        self._file = path.open("a")
+
+    def write(self, run: Run, progress: float, pixels: int, rate: float, values: dict[str, float]) -> None:
+        row = {"step": run.step, "seconds": round(run.seconds, 1), "pixels": pixels, "images_per_s": round(rate, 1)}
+        self._file.write(json.dumps({**row, **values}) + "\n")
+        self._file.flush()
+        for name, value in {**values, "images_per_s": rate, "pixels": pixels}.items():
+            self._board.add_scalar(name, value, run.step)  # type: ignore[no-untyped-call]
+        left = run.seconds / max(progress, 1e-9) - run.seconds
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        print(
+            f"step {run.step}  {progress:.1%}  {pixels} px  {shown}  {rate:.0f} images/s  ETA {left / 60:.1f} min",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()  # type: ignore[no-untyped-call]
