@@ -43,9 +43,7 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 
 
-def align_face(
-    image: Any, landmarks: Any, *, size: int = 112, template: Any = TEMPLATE
-) -> np.ndarray:
+def align_face(image: Any, landmarks: Any, *, size: int = 112, template: Any = TEMPLATE) -> np.ndarray:
     """Cut the face with these landmarks out of an image.
 
     `image` is anything `load_image` takes; `landmarks` is (5, 2) in its upright pixels; `size` is the side

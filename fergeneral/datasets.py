@@ -21,11 +21,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from fergeneral.alignment import TEMPLATE
+from fergeneral.alignment import TEMPLATE, resize_crop, similarity_transform, warp
 from fergeneral.errors import DataError, ImageError
 from fergeneral.images import load_image
 
@@ -98,7 +99,15 @@ class Dataset:
 
     @property
     def labels(self) -> list[str]:
+        """The label of each sample."""
         return [sample.label for sample in self.samples]
+
+    def align(self, image: Image.Image, size: int, template: Any = TEMPLATE) -> np.ndarray:
+        """One of its images as a (size, size, C) crop, the landmarks at `template`; whole where they are not known."""
+        if self.landmarks is None or self.landmarks == template:
+            return resize_crop(image, size)
+        matrix = similarity_transform(np.asarray(self.landmarks) * image.size, np.asarray(template) * size)
+        return np.asarray(warp(image, matrix, size))
 
     def crops(self, crop: Callable[[Image.Image], np.ndarray]) -> Iterator[np.ndarray]:
         """`crop` of each upright RGB image, in the order of `samples`, decoded in a few threads.

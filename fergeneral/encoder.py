@@ -46,6 +46,7 @@ class EncoderConfig:
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
+        """The text of config.json."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
@@ -128,22 +129,27 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     there = {"cpu": True, "cuda": cuda and (chosen.index or 0) < torch.cuda.device_count(), "mps": mps}
     if not there.get(chosen.type, False):
         available = [name for name, is_there in (("cpu", True), ("cuda", cuda), ("mps", mps)) if is_there]
-        raise ModelError(f"device {str(device)!r} was asked for but is not available here; there is: {', '.join(available)}")
+        raise ModelError(
+            f"device {str(device)!r} was asked for but is not available here; there is: {', '.join(available)}"
+        )
     return chosen
 
 
 class Encoder:
     """A frozen network with its preprocessing. Safe to call from several threads."""
 
-    def __init__(self, network: torch.nn.Module, config: EncoderConfig, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self, network: torch.nn.Module, config: EncoderConfig, device: str | torch.device | None = None
+    ) -> None:
         self.config = config
         self.device = choose_device(device)
-        self._network = network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self._network = network.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         self._mean = torch.tensor(config.mean, device=self.device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(config.std, device=self.device).view(1, 3, 1, 1) * 255
         self._accelerator = threading.Lock()  # one batch at a time on a GPU, so that threads do not add up its memory
 
     def state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights by name, float32."""
         return self._network.state_dict()
 
     def encode(
@@ -209,4 +215,6 @@ def check_network(network: torch.nn.Module, config: EncoderConfig) -> None:
             raise ModelError(f"the weights hold values that are not finite, in {name}")
     size = getattr(network, "num_features", None)
     if size != config.embedding_size:
-        raise ModelError(f"config.json states embedding_size {config.embedding_size}, {config.architecture} gives {size}")
+        raise ModelError(
+            f"config.json states embedding_size {config.embedding_size}, {config.architecture} gives {size}"
+        )

@@ -25,7 +25,4 @@ class MissingExtraError(FergeneralError, ImportError):
     """An optional dependency is not installed; the message holds the pip command that installs it."""
 
     def __init__(self, purpose: str, package: str, extra: str) -> None:
-        super().__init__(
-            f"{purpose} needs {package}, which is not installed: "
-            f"type  pip install 'fergeneral[{extra}]'"
-        )
+        super().__init__(f"{purpose} needs {package}, which is not installed: type  pip install 'fergeneral[{extra}]'")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fergeneral.errors import DataError, MissingExtraError
+from fergeneral.types import Face
 
 
 @contextmanager
@@ -18,3 +25,171 @@ def whole_file(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+SUFFIXES = (".parquet", ".csv", ".npz")
+
+
+class FaceTable:
+    """A file of faces, one row each, that appears whole when the `with` block ends well, and else not at all.
+
+    Columns: path, face (its place in the photo, 0 = largest), box (4), landmarks (10: x and y of left eye, right
+    eye, nose, left and right mouth corner), score, embedding (D), model_id. Parquet holds the vectors as fixed-size
+    lists of float32, .csv as numbered columns, .npz as arrays (N, 4), (N, 5, 2) and (N, D).
+    """
+
+    def __init__(self, target: str | Path, embedding_size: int) -> None:
+        self.target = Path(target)
+        self._embedding_size = embedding_size
+        self._rows: list[tuple[str, int, Face]] = []
+        self._stack = ExitStack()
+        suffix = self.target.suffix.lower()
+        if suffix not in SUFFIXES:
+            raise DataError(f"{self.target} must end in one of {', '.join(SUFFIXES)}")
+        if self.target.is_dir() or not self.target.parent.is_dir():
+            raise DataError(f"{self.target} cannot be written: it is a folder, or its folder does not exist")
+        self._open = {".parquet": self._open_parquet, ".csv": self._open_csv, ".npz": self._open_npz}[suffix]
+
+    def __enter__(self) -> FaceTable:
+        try:
+            self._flush = self._open(self._stack.enter_context(whole_file(self.target)))
+        except BaseException as error:
+            self._stack.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        if exc[0] is None and self._rows:
+            self._flush(self._rows)
+        self._stack.__exit__(*exc)
+
+    def add(self, path: str, faces: Sequence[Face]) -> None:
+        """Add a photo's faces."""
+        self._rows.extend((path, number, face) for number, face in enumerate(faces))
+        if len(self._rows) >= 1024 and self.target.suffix.lower() != ".npz":
+            self._flush(self._rows)
+            self._rows = []
+
+    def _open_parquet(self, temporary: Path) -> Callable[[list[tuple[str, int, Face]]], None]:
+        pa, parquet = _pyarrow()
+
+        def vector(size: int) -> Any:
+            return pa.list_(pa.float32(), size)
+
+        fields = [("path", pa.string()), ("face", pa.int32()), ("box", vector(4)), ("landmarks", vector(10))]
+        fields += [("score", pa.float32()), ("embedding", vector(self._embedding_size)), ("model_id", pa.string())]
+        schema = pa.schema(fields)
+        writer = self._stack.enter_context(parquet.ParquetWriter(str(temporary), schema))
+
+        def flush(rows: list[tuple[str, int, Face]]) -> None:
+            arrays = [
+                pa.FixedSizeListArray.from_arrays(pa.array(column.ravel()), field.type.list_size)
+                if pa.types.is_fixed_size_list(field.type)
+                else pa.array(column, field.type)
+                for field, column in zip(schema, _columns(rows, self._embedding_size).values(), strict=True)
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+
+        return flush
+
+    def _open_csv(self, temporary: Path) -> Callable[[list[tuple[str, int, Face]]], None]:
+        writer = csv.writer(self._stack.enter_context(temporary.open("w", newline="", encoding="utf-8")))
+        writer.writerow(
+            ["path", "face", "left", "top", "right", "bottom"]
+            + [f"{name}_{axis}" for name in _LANDMARK_NAMES for axis in "xy"]
+            + ["score", *(f"e{i}" for i in range(self._embedding_size)), "model_id"]
+        )
+
+        def flush(rows: list[tuple[str, int, Face]]) -> None:
+            for path, number, face in rows:
+                numbers = np.concatenate([face.box, face.landmarks.ravel(), [np.float32(face.score)], face.embedding])
+                writer.writerow([path, number, *(str(value) for value in numbers.astype(np.float32)), face.model_id])
+
+        return flush
+
+    def _open_npz(self, temporary: Path) -> Callable[[list[tuple[str, int, Face]]], None]:
+        def flush(rows: list[tuple[str, int, Face]]) -> None:
+            with temporary.open("wb") as file:
+                np.savez(file, **_columns(rows, self._embedding_size))  # type: ignore[arg-type]
+
+        flush([])  # so that a job without a face leaves a table without rows
+        return flush
+
+
+def read_table(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a table of faces from any of the three formats.
+
+    Returns arrays of N rows: path (N,) str, face (N,) int32, box (N, 4), landmarks (N, 5, 2), score (N,), embedding
+    (N, D), all float32, and model_id (N,) str. Raises DataError for a file that is not such a table.
+    """
+    source = Path(path)
+    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".npz": _read_npz}
+    if source.suffix.lower() not in readers:
+        raise DataError(f"{source} must end in one of {', '.join(SUFFIXES)}")
+    try:
+        return readers[source.suffix.lower()](source)
+    except MissingExtraError:
+        raise
+    except Exception as error:  # the three libraries raise errors of many kinds for a broken file
+        raise DataError(f"{source} is not a readable table of faces: {error}") from error
+
+
+def _columns(rows: list[tuple[str, int, Face]], embedding_size: int) -> dict[str, np.ndarray]:
+    n = len(rows)
+    faces = [face for _, _, face in rows]
+    return {
+        "path": np.array([path for path, _, _ in rows], dtype=str),
+        "face": np.array([number for _, number, _ in rows], dtype=np.int32),
+        "box": np.array([face.box for face in faces], dtype=np.float32).reshape(n, 4),
+        "landmarks": np.array([face.landmarks for face in faces], dtype=np.float32).reshape(n, 5, 2),
+        "score": np.array([face.score for face in faces], dtype=np.float32),
+        "embedding": np.array([face.embedding for face in faces], dtype=np.float32).reshape(n, embedding_size),
+        "model_id": np.array([face.model_id for face in faces], dtype=str),
+    }
+
+
+def _read_parquet(path: Path) -> dict[str, np.ndarray]:
+    _, parquet = _pyarrow()
+    table = parquet.read_table(str(path))
+    arrays: dict[str, np.ndarray] = {}
+    for name in ("path", "face", "box", "landmarks", "score", "embedding", "model_id"):
+        column = table[name].combine_chunks()
+        if name in ("box", "landmarks", "embedding"):
+            arrays[name] = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+        else:
+            arrays[name] = column.to_numpy(zero_copy_only=False)
+    for name in ("path", "model_id"):
+        arrays[name] = arrays[name].astype(str)
+    arrays["landmarks"] = arrays["landmarks"].reshape(-1, 5, 2)
+    return arrays
+
+
+def _read_csv(path: Path) -> dict[str, np.ndarray]:
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    size = len(header) - 18
+    numbers = np.array([row[2:-1] for row in rows], dtype=np.float32).reshape(len(rows), 15 + size)
+    return {
+        "path": np.array([row[0] for row in rows], dtype=str),
+        "face": np.array([row[1] for row in rows], dtype=np.int32),
+        "box": numbers[:, :4],
+        "landmarks": numbers[:, 4:14].reshape(-1, 5, 2),
+        "score": numbers[:, 14],
+        "embedding": numbers[:, 15:],
+        "model_id": np.array([row[-1] for row in rows], dtype=str),
+    }
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("a .parquet file", "pyarrow", "parquet") from error
+    return pyarrow, pyarrow.parquet

@@ -11,6 +11,7 @@ from fergeneral.train.loop import train
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and train. Returns the exit code: 130 after Ctrl-C, 1 after an error."""
     parser = argparse.ArgumentParser(
         prog="python -m fergeneral.train", description="Pretrain an expression encoder (CRS-CONT)."
     )

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,14 +49,16 @@ class ViewParameters:
     order: tuple[int, ...]
 
     def rows(self, chosen: slice) -> ViewParameters:
-        tensors = {name: value[chosen] for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **tensors)
+        """Some of the views."""
+        return self._map(lambda tensor: tensor[chosen])
 
     def to(self, device: torch.device) -> ViewParameters:
-        tensors = {
-            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return dataclasses.replace(self, **tensors)
+        """The same parameters on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> ViewParameters:
+        values: dict[str, Any] = {k: function(v) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return ViewParameters(**values)
 
 
 def draw_parameters(index: Tensor, images: TrainingSet, recipe: Recipe, generator: torch.Generator) -> ViewParameters:
@@ -161,14 +165,12 @@ def _jitter(rgb: Tensor, views: ViewParameters) -> Tensor:
 
 
 def _turn_hue(rgb: Tensor, turn: Tensor) -> Tensor:
-    """Add `turn` (fractions of the circle) to the hue in HSV, in the closed form f(k) = v - c * max(0, min(m, 4 - m, 1))."""
+    """Add `turn` (fractions of the circle) to the hue in HSV; channels are v - c * max(0, min(m, 4 - m, 1))."""
     value, brightest = rgb.max(dim=1, keepdim=True)
     chroma = value - rgb.amin(dim=1, keepdim=True)
     r, g, b = rgb.split(1, dim=1)
     by = torch.where(chroma > 0, chroma, 1.0)
-    sextant = torch.where(
-        brightest == 0, (g - b) / by, torch.where(brightest == 1, (b - r) / by + 2, (r - g) / by + 4)
-    )
+    sextant = torch.where(brightest == 0, (g - b) / by, torch.where(brightest == 1, (b - r) / by + 2, (r - g) / by + 4))
     offsets = torch.tensor([5.0, 3.0, 1.0], device=rgb.device).view(1, 3, 1, 1)
     m = (offsets + sextant + 6 * turn) % 6
     return value - chroma * torch.minimum(m, 4 - m).clamp(0, 1)

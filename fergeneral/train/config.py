@@ -40,7 +40,7 @@ class Recipe:
     fine_weight: float = 0.0  # cross-entropy of the fine labels on the embedding; 0: coarse labels only
     label_smoothing: float = 0.0  # of the fine term
 
-    # The optimiser: SGD with momentum.
+    optimizer: str = "sgd"  # or 'adamw' (then momentum and nesterov play no part)
     learning_rate: float = 0.5
     momentum: float = 0.9
     nesterov: bool = False
@@ -91,28 +91,33 @@ RECIPES = {
     for recipe in (
         _PAPER,
         dataclasses.replace(_PAPER, name="crs-cont-112", crop_size=112, stages=(Stage(112, 1.0),)),
-        # For a CPU and an hour or two: fine labels beside the coarse ones, growing images, a cosine schedule.
+        # For a CPU and an hour or two: fine labels beside the coarse ones, growing images, a cosine schedule. In the
+        # first 300 steps at 48 px the fine term fell to 1.83 with AdamW at 1e-3, to 1.93 with SGD at 0.05, to 1.94 at
+        # 0.02. The objective comes in once there are features for it: at full weight after 50 steps it collapsed.
         Recipe(
             "crs-cont-cpu",
             crop_size=96,
-            stages=(Stage(48, 0.35), Stage(64, 0.35), Stage(96, 0.30)),
+            stages=(Stage(48, 0.30), Stage(64, 0.35), Stage(96, 0.35)),
             epochs=20,
             batch_size=64,
             objective_weight=0.5,
-            objective_ramp=(0.15, 0.25),
+            objective_ramp=(0.25, 0.40),
             fine_weight=1.0,
             label_smoothing=0.1,
-            learning_rate=0.05,
-            nesterov=True,
-            weight_decay=5e-4,
-            warmup_epochs=0.5,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            weight_decay=0.05,
+            warmup_epochs=0.2,
             schedule="cosine",
+            grey_probability=0.1,
+            cutout_probability=0.4,
         ),
     )
 }
 
 
 def find_recipe(name: str) -> Recipe:
+    """The recipe of this name. Raises DataError for one that is not there."""
     try:
         return RECIPES[name]
     except KeyError:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from fergeneral.alignment import TEMPLATE, resize_crop, similarity_transform, warp
 from fergeneral.datasets import COARSE_LABELS, COARSE_OF, EXPRESSIONS, Dataset, expression_of, open_dataset
 from fergeneral.train.config import Recipe
 
@@ -33,8 +32,9 @@ class TrainingSet:
         return len(self.pixels)
 
     def to(self, device: torch.device) -> TrainingSet:
-        tensors = (self.pixels, self.fine, self.coarse, self.cut_out)
-        return TrainingSet(*(tensor.to(device) for tensor in tensors), names=self.names)
+        """The same data on a device."""
+        pixels, fine, coarse, cut_out = (t.to(device) for t in (self.pixels, self.fine, self.coarse, self.cut_out))
+        return TrainingSet(pixels, fine, coarse, cut_out, self.names)
 
     def resized(self, size: int) -> TrainingSet:
         """The same images at `size` pixels, shrunk with anti-aliasing; never enlarged."""
@@ -68,7 +68,11 @@ def load_training_set(folder: str | Path, recipe: Recipe, *, show_progress: bool
             done += 1
     names = tuple(f"{dataset.name}/{sample.path}" for dataset in datasets for sample in dataset.samples)
     return TrainingSet(
-        torch.from_numpy(pixels), torch.tensor(fine), torch.tensor(coarse), torch.tensor(cut_out, dtype=torch.long), names
+        torch.from_numpy(pixels),
+        torch.tensor(fine),
+        torch.tensor(coarse),
+        torch.tensor(cut_out, dtype=torch.long),
+        names,
     )
 
 
@@ -81,10 +85,7 @@ def training_crop(image: Image.Image, dataset: Dataset, size: int) -> np.ndarray
     """One image of a data set as a (size, size, 4) crop in the template's geometry."""
     rgba = image.copy()
     rgba.putalpha(Image.fromarray(_face_mask(image)) if dataset.black_background else 255)
-    if dataset.landmarks is None or dataset.landmarks == TEMPLATE:
-        return resize_crop(rgba, size)
-    source = np.asarray(dataset.landmarks) * image.size
-    return np.asarray(warp(rgba, similarity_transform(source, np.asarray(TEMPLATE) * size), size))
+    return dataset.align(rgba, size)
 
 
 def _face_mask(image: Image.Image) -> np.ndarray:

@@ -53,12 +53,13 @@ class PretrainingNetwork(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.encoder = build_network(recipe.architecture)
-        width = int(self.encoder.num_features)  # type: ignore[arg-type]
+        width = self.embedding_size = int(self.encoder.num_features)  # type: ignore[arg-type]
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, recipe.projection_size))
         self.coarse = nn.Linear(recipe.projection_size, len(COARSE_LABELS))
         self.fine = nn.Linear(width, len(EXPRESSIONS)) if recipe.fine_weight else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(n, 3, S, S) normalised -> projections (n, P), coarse logits (n, 4) and, if trained, fine logits (n, 8)."""
         features = self.encoder(x)
         projections = F.normalize(self.projection(features).float(), dim=1)
         outputs = (projections, self.coarse(projections))
@@ -83,7 +84,7 @@ class _Gather(torch.autograd.Function):
 
 def gather(rows: Tensor) -> Tensor:
     """(n, ...) of every process -> (n * processes, ...), with gradients. With one process: `rows`."""
-    gathered: Tensor = _Gather.apply(rows) if dist.is_initialized() else rows  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(rows) if dist.is_initialized() else rows
     return gathered
 
 
@@ -93,23 +94,24 @@ class Run:
 
     recipe: Recipe
     network: nn.Module
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
     images_seen: int = 0
 
     def save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all, as safetensors."""
         tensors = {f"network.{name}": value for name, value in _bare(self.network).state_dict().items()}
         for name, parameter in _bare(self.network).named_parameters():
-            buffer = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{name}"] = buffer
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value
         counters = {"step": self.step, "seconds": self.seconds, "images_seen": self.images_seen}
         metadata = {"recipe": self.recipe.fingerprint(), "counters": json.dumps(counters)}
         with whole_file(path) as temporary:
             save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
 
     def load(self, path: Path) -> None:
+        """Take over a checkpoint. Raises TrainingError for a damaged one and for one of another recipe."""
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -125,10 +127,14 @@ class Run:
         network.load_state_dict(
             {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
         )
-        for name, parameter in network.named_parameters():
-            if f"momentum.{name}" in tensors:
-                buffer = tensors[f"momentum.{name}"].to(parameter.device)
-                self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+        parameters = dict(network.named_parameters())
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, key, parameter_name = name.split(".", maxsplit=2)
+                parameter = parameters[parameter_name]
+                if value.shape == parameter.shape:  # in the parameter's memory layout
+                    value = torch.empty_like(parameter).copy_(value)
+                self.optimizer.state[parameter][key] = value
         for name, value in json.loads(metadata["counters"]).items():
             setattr(self, name, value)
 
@@ -161,7 +167,9 @@ def train(
         if resume and trainer.checkpoint.is_file():
             trainer.run.load(trainer.checkpoint)
         elif trainer.checkpoint.is_file() and not resume:
-            raise TrainingError(f"{trainer.checkpoint} is there already; add --resume to go on, or choose another --out")
+            raise TrainingError(
+                f"{trainer.checkpoint} is there already; add --resume to go on, or choose another --out"
+            )
         finished = trainer.train(stop, stop_after, checkpoint_minutes)
         return trainer.write_encoder() if finished else None
 
@@ -189,18 +197,13 @@ class Trainer:
         self._collapsed_logs = 0
         torch.manual_seed(recipe.seed)
         torch.set_float32_matmul_precision("high")
-        network = PretrainingNetwork(recipe).to(processes.device, memory_format=torch.channels_last)
+        network: nn.Module = PretrainingNetwork(recipe).to(processes.device).to(memory_format=torch.channels_last)
         network = processes.wrap(network, recipe)
-        optimizer = torch.optim.SGD(
-            network.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-            fused=processes.device.type == "cuda",
-        )
+        optimizer = _optimizer(recipe, network, fused=processes.device.type == "cuda")
         self.run = Run(recipe, network, optimizer)
-        self.objective: nn.Module = {"crs-cont": _crs_cont, "simclr": _simclr, "supcon": _supcon}[recipe.objective](recipe)
+        self.objective: nn.Module = {"crs-cont": _crs_cont, "simclr": _simclr, "supcon": _supcon}[recipe.objective](
+            recipe
+        )
         config = EncoderConfig(model_id="")
         self._mean = torch.tensor(config.mean, device=processes.device).view(1, 3, 1, 1)
         self._std = torch.tensor(config.std, device=processes.device).view(1, 3, 1, 1)
@@ -212,6 +215,7 @@ class Trainer:
         return self.processes.of_first(self.run.seconds / (60 * self.minutes))
 
     def learning_rate(self, progress: float) -> float:
+        """The optimiser's rate for the next step."""
         recipe = self.recipe
         warmup_steps = recipe.warmup_epochs * self.steps_per_epoch
         warmup = min(1.0, (self.run.step + 1) / warmup_steps) if warmup_steps else 1.0
@@ -285,33 +289,38 @@ class Trainer:
         """Step until the schedule ends (True) or a stop is asked for (False); checkpoints and logs on the way."""
         self.out.mkdir(parents=True, exist_ok=True)
         log = _Log(self.out, self.run.step) if self.processes.is_first else None
+        try:
+            finished = self._step_until(stop, stop_after, checkpoint_minutes, log)
+        finally:
+            if log:
+                log.close()
+        self._save()  # not after an error: a collapsed run keeps its last good checkpoint
+        return finished
+
+    def _step_until(
+        self, stop: _StopRequest, stop_after: float | None, checkpoint_minutes: float, log: _Log | None
+    ) -> bool:
         seconds_before, started = self.run.seconds, time.monotonic()
         saved_at = logged_at = started
         images_logged = self.run.images_seen
-        try:
-            while self.progress() < 1:
-                terms = self.step()
-                now = time.monotonic()
-                self.run.seconds = seconds_before + now - started
-                if self.run.step % _LOG_EVERY == 0:
-                    values = {name: float(value) for name, value in terms.items()}
-                    self._give_up_if_collapsed(values)
-                    rate = (self.run.images_seen - images_logged) / max(now - logged_at, 1e-9)
-                    logged_at, images_logged = now, self.run.images_seen
-                    if log:
-                        log.write(self.run, self.progress(), self.stage_pixels, rate, values)
-                if now - saved_at > 60 * checkpoint_minutes:
-                    saved_at = now
-                    self._save()
-                asked = stop.asked or (stop_after is not None and now - started > 60 * stop_after)
-                if self.processes.of_first(float(asked)):
-                    return False
-            return True
-        finally:
-            if sys.exc_info()[0] is None:  # a collapsed or broken run keeps its last good checkpoint
+        while self.progress() < 1:
+            terms = self.step()
+            now = time.monotonic()
+            self.run.seconds = seconds_before + now - started
+            if self.run.step % _LOG_EVERY == 0:
+                values = {name: float(value) for name, value in terms.items()}
+                self._give_up_if_collapsed(values)
+                rate = (self.run.images_seen - images_logged) / max(now - logged_at, 1e-9)
+                logged_at, images_logged = now, self.run.images_seen
+                if log:
+                    log.write(self.run, self.progress(), self.stage_pixels, rate, values)
+            if now - saved_at > 60 * checkpoint_minutes:
+                saved_at = now
                 self._save()
-            if log:
-                log.close()
+            asked = stop.asked or (stop_after is not None and now - started > 60 * stop_after)
+            if self.processes.of_first(float(asked)):
+                return False
+        return True
 
     def _give_up_if_collapsed(self, values: dict[str, float]) -> None:
         if not math.isfinite(values["total"]):
@@ -333,19 +342,34 @@ class Trainer:
         """Write model.safetensors and config.json into `out`; only the first process writes."""
         if self.processes.is_first:
             encoder = _bare(self.run.network).encoder
-            save_folder(self.out, encoder.state_dict(), self.encoder_config())  # type: ignore[union-attr, operator, arg-type]
+            save_folder(self.out, encoder.state_dict(), self.encoder_config())
         return self.out
 
     def encoder_config(self) -> EncoderConfig:
+        """What config.json will say of these weights."""
         recipe = self.recipe
         return EncoderConfig(
             model_id=recipe.name,
             architecture=recipe.architecture,
-            embedding_size=int(_bare(self.run.network).encoder.num_features),  # type: ignore[union-attr, arg-type]
+            embedding_size=_bare(self.run.network).embedding_size,
             crop_size=recipe.crop_size,
             training_data=tuple(f"{name} (train)" for name in recipe.datasets),
             license="research only, non-commercial: see the model card",
         )
+
+
+def _optimizer(recipe: Recipe, network: nn.Module, *, fused: bool) -> torch.optim.Optimizer:
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay, fused=fused)
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=decay,
+        fused=fused,
+    )
 
 
 def _crs_cont(recipe: Recipe) -> nn.Module:
@@ -360,7 +384,9 @@ def _simclr(recipe: Recipe) -> nn.Module:
 
 def _supcon(recipe: Recipe) -> nn.Module:
     loss = SupCon(recipe.temperature)
-    return _Objective(lambda outputs, fine, coarse: {"total": loss(outputs.projections, fine) + 0 * outputs.coarse.sum()})
+    return _Objective(
+        lambda outputs, fine, coarse: {"total": loss(outputs.projections, fine) + 0 * outputs.coarse.sum()}
+    )
 
 
 class _Objective(nn.Module):
@@ -380,10 +406,9 @@ def _as_pairs(outputs: tuple[Tensor, ...]) -> Outputs:
     return Outputs(pairs[0], pairs[1], pairs[2] if len(pairs) == 3 else None)
 
 
-def _bare(network: nn.Module) -> nn.Module:
+def _bare(network: nn.Module) -> PretrainingNetwork:
     """The network itself, out of a DistributedDataParallel wrapper."""
-    inner = getattr(network, "module", network)
-    assert isinstance(inner, nn.Module)
+    inner: PretrainingNetwork = getattr(network, "module", network)
     return inner
 
 
@@ -435,7 +460,7 @@ class _Processes:
 
 
 class _StopRequest:
-    """Turns Ctrl-C and SIGTERM into a flag that the loop reads between two steps; a second Ctrl-C interrupts at once."""
+    """Turns Ctrl-C and SIGTERM into a flag that is read between two steps; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -463,7 +488,7 @@ class _Log:
     def __init__(self, out: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
         path = out / LOG_FILE
         kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if step else []
         with whole_file(path) as temporary:
@@ -475,7 +500,7 @@ class _Log:
         self._file.write(json.dumps({**row, **values}) + "\n")
         self._file.flush()
         for name, value in {**values, "images_per_s": rate, "pixels": pixels}.items():
-            self._board.add_scalar(name, value, run.step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(name, value, run.step)
         left = run.seconds / max(progress, 1e-9) - run.seconds
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         print(
@@ -486,4 +511,4 @@ class _Log:
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()

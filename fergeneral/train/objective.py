@@ -80,6 +80,7 @@ class SimCLR(nn.Module):
         self.temperature = temperature
 
     def forward(self, projections: Tensor) -> Tensor:
+        """The loss, a scalar."""
         _check_views(projections, projections[:, 0, 0])
         with torch.autocast(projections.device.type, enabled=False):
             return contrastive_loss(projections.float(), _own_label(projections), self.temperature)
@@ -94,6 +95,7 @@ class SupCon(nn.Module):
         self.temperature = temperature
 
     def forward(self, projections: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar."""
         _check_views(projections, labels)
         with torch.autocast(projections.device.type, enabled=False):
             return contrastive_loss(projections.float(), labels, self.temperature)

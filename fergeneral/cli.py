@@ -1,0 +1,242 @@
+"""The command line: parse, call the library, print, return an exit code (0 well, 1 something failed, 2 wrong usage)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fergeneral import __version__
+from fergeneral.errors import DataError, FergeneralError, ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from fergeneral.extractor import ExpressionExtractor
+    from fergeneral.types import Face
+
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the entry point of `fergeneral`."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except FergeneralError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away: no fault of ours
+        sys.stderr.close()
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fergeneral", description="Expression embeddings of the faces in photos.")
+    parser.add_argument("--version", action="version", version=f"fergeneral {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    extract = commands.add_parser("extract", help="embed every face in photos", description=_extract.__doc__)
+    extract.add_argument("paths", nargs="+", metavar="PATH", help="photos, or folders of photos")
+    extract.add_argument("-o", "--output", metavar="FILE", help="table to write: .parquet, .csv or .npz")
+    extract.add_argument("--recursive", action="store_true", help="also look into folders inside folders")
+    extract.add_argument("--save-crops", metavar="DIR", help="save every aligned face crop there, as PNG")
+    extract.add_argument(
+        "--draw", metavar="DIR", help="save every photo there with boxes, landmarks and scores, as PNG"
+    )
+    extract.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="photos at once (default 32)")
+    _add_model_options(extract)
+    extract.set_defaults(run=_extract)
+
+    probe = commands.add_parser("probe", help="judge embeddings by a linear probe", description=_probe.__doc__)
+    probe.add_argument("--train", required=True, metavar="DIR", help="data set to fit on (its train split)")
+    probe.add_argument("--test", required=True, metavar="DIR", help="data set to read (its test split)")
+    _add_model_options(probe)
+    probe.set_defaults(run=_probe)
+
+    models = commands.add_parser("models", help="list the packaged weights", description=_models.__doc__)
+    models.set_defaults(run=_models)
+    info = commands.add_parser("info", help="show versions, devices and weights", description=_info.__doc__)
+    _add_model_options(info)
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="NAME", help="packaged name, folder or Hub repository (default: packaged)")
+    parser.add_argument("--revision", help="commit, tag or branch of a Hub repository")
+    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def _load(options: argparse.Namespace) -> ExpressionExtractor:
+    from fergeneral.extractor import ExpressionExtractor
+
+    return ExpressionExtractor.from_pretrained(options.model, revision=options.revision, device=options.device)
+
+
+def _extract(options: argparse.Namespace) -> int:
+    """Find, align and embed every face in photos: one row a face, largest first. Without -o, a table without the
+    embeddings is printed. A photo that cannot be read is reported and skipped; the exit status is then 1."""
+    from tqdm import tqdm
+
+    photos = list(_photos(options.paths, options.recursive))
+    if not photos:
+        raise DataError(f"no photos in {', '.join(options.paths)}; --recursive also looks into folders inside")
+    crops_dir, draw_dir = _folder(options.save_crops), _folder(options.draw)
+    extractor = _load(options)
+    failures: dict[int, ImageError] = {}
+    faces_found = 0
+    with _table(options.output, extractor.config.embedding_size) as table:
+        found = extractor.extract_many(photos, batch_size=options.batch_size, on_error=failures.__setitem__)
+        names = _unique_names(photos)
+        for number, faces in enumerate(
+            tqdm(found, "extract", len(photos), unit="photo", file=sys.stderr, disable=None)
+        ):
+            photo = str(photos[number])
+            if number in failures:
+                tqdm.write(f"skipped: {failures[number]}", file=sys.stderr)
+                continue
+            faces_found += len(faces)
+            table.add(photo, faces)
+            if crops_dir or draw_dir:
+                _save_pictures(photo, faces, names[number], crops_dir, draw_dir, extractor)
+    good = len(photos) - len(failures)
+    print(f"{faces_found} faces in {good} photos, {len(failures)} unreadable", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _photos(paths: Sequence[str], recursive: bool) -> Iterator[Path]:
+    """Files as given, and the images in folders by suffix, in the order of their names."""
+    for text in paths:
+        path = Path(text)
+        if path.is_dir():
+            inside = sorted(path.rglob("*") if recursive else path.glob("*"))
+            yield from (file for file in inside if file.suffix.lower() in _IMAGE_SUFFIXES and file.is_file())
+        else:
+            yield path
+
+
+def _folder(text: str | None) -> Path | None:
+    if text is None:
+        return None
+    try:
+        Path(text).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"the folder {text} cannot be made: {error.strerror}") from error
+    return Path(text)
+
+
+def _unique_names(photos: Sequence[Path]) -> list[str]:
+    """A file name without suffix for each photo; photos of the same name get a number."""
+    used: set[str] = set()
+    names = []
+    for photo in photos:
+        name, n = photo.stem, 1
+        while name.lower() in used:
+            n += 1
+            name = f"{photo.stem}-{n}"
+        used.add(name.lower())
+        names.append(name)
+    return names
+
+
+class _PrintedTable:
+    """The table for people: a line a face, on stdout."""
+
+    def __init__(self) -> None:
+        self._started = False
+
+    def add(self, path: str, faces: Sequence[Face]) -> None:
+        if not self._started:
+            print(f"{'face':>4} {'score':>6} {'left':>7} {'top':>7} {'right':>7} {'bottom':>7}  photo")
+            self._started = True
+        for number, face in enumerate(faces):
+            print(f"{number:>4} {face.score:>6.3f} " + " ".join(f"{v:>7.1f}" for v in face.box.tolist()) + f"  {path}")
+        if not faces:
+            print(f"{'-':>4} {'-':>6} {'-':>7} {'-':>7} {'-':>7} {'-':>7}  {path}")
+
+
+def _table(output: str | None, embedding_size: int) -> Any:
+    if output is None:
+        return nullcontext(_PrintedTable())
+    from fergeneral.storage import FaceTable
+
+    return FaceTable(output, embedding_size)
+
+
+def _save_pictures(
+    photo: str, faces: list[Face], name: str, crops: Path | None, drawn: Path | None, extractor: ExpressionExtractor
+) -> None:
+    from PIL import Image
+
+    from fergeneral.alignment import align_face
+    from fergeneral.drawing import draw_faces
+    from fergeneral.images import load_image
+
+    image = load_image(photo)
+    if drawn:
+        _save(draw_faces(image, faces), drawn / f"{name}.png")
+    if crops:
+        size, template = extractor.config.crop_size, extractor.config.template
+        for number, face in enumerate(faces):
+            crop = align_face(image, face.landmarks, size=size, template=template)
+            _save(Image.fromarray(crop), crops / f"{name}_{number}.png")
+
+
+def _save(image: Image.Image, target: Path) -> None:
+    from fergeneral.storage import whole_file
+
+    with whole_file(target) as temporary:
+        image.save(temporary)
+
+
+def _probe(options: argparse.Namespace) -> int:
+    """Fit a logistic regression on the embeddings of one data set of face crops and read it on another (or on the
+    other split of the same). C is chosen on a part of train; the test split is read once."""
+    from fergeneral.evaluate import probe_datasets
+
+    print(probe_datasets(_load(options).encoder, options.train, options.test))
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    """List the weights that came with this package, one name a line."""
+    from fergeneral.hub import list_models
+
+    print("\n".join(list_models()) or "this installation has no packaged weights")
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    """Show the versions of what matters, the device that would be used, and what the weights say of themselves."""
+    import dataclasses
+    from importlib.metadata import PackageNotFoundError, version
+
+    extractor = _load(options)
+    print(f"{'fergeneral':<18} {__version__}")
+    for package in ("torch", "torchvision", "timm", "facenet-pytorch", "huggingface_hub", "pillow", "numpy"):
+        try:
+            print(f"{package:<18} {version(package)}")
+        except PackageNotFoundError:
+            print(f"{package:<18} not installed")
+    print(f"{'device':<18} {extractor.encoder.device}")
+    for name, value in dataclasses.asdict(extractor.config).items():
+        print(f"{name:<18} {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

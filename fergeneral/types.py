@@ -1,0 +1,46 @@
+"""What the stages hand to each other, and what a user's own detector has to look like."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detection:
+    """A face found in an image, in pixels of that image, upright; (0, 0) is its top left corner.
+
+    `box` (4,) float32: left, top, right, bottom. `landmarks` (5, 2) float32: left eye, right eye, nose tip, left
+    and right mouth corner, "left" and "right" as seen in the picture. `score`: the detector's confidence, 0..1.
+    """
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float
+
+    @property
+    def area(self) -> float:
+        """Of the box, in square pixels."""
+        left, top, right, bottom = self.box.tolist()
+        return float(max(0.0, right - left) * max(0.0, bottom - top))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Face(Detection):
+    """A detection with its expression embedding: `embedding` (D,) float32, from the weights named `model_id`."""
+
+    embedding: np.ndarray
+    model_id: str
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Anything with this method can be given as `detector`; it must be safe to call from several threads."""
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        """All faces in an upright PIL image of mode RGB, in any order; an empty list where there is none."""
+        ...
