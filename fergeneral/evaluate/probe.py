@@ -46,7 +46,7 @@ class ProbeResult:
         width = max(map(len, self.labels))
         lines = [
             f"accuracy {self.accuracy:.4f}  UAR {self.uar:.4f}  ({self.n_test} test, {self.n_train} train images)",
-            f"C = {self.c:.3g}, chosen on a {VALIDATION_SHARE:.0%} split of train (accuracy {self.validation_accuracy:.4f})",
+            f"C = {self.c:.3g}, chosen on {VALIDATION_SHARE:.0%} of train (accuracy {self.validation_accuracy:.4f})",
             "",
             "recall, and confusion (rows true, columns predicted):",
             " " * (width + 8) + " ".join(f"{label[:6]:>6}" for label in self.labels),

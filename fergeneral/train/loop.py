@@ -10,8 +10,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -161,15 +162,14 @@ def train(
     Returns `out` when the schedule is finished, None when it was stopped before.
     Raises DataError for data at fault and TrainingError for a collapsed run or a foreign checkpoint.
     """
+    checkpoint = Path(out) / CHECKPOINT_FILE
+    if checkpoint.exists() and not resume:
+        raise TrainingError(f"{checkpoint} is there already; add --resume to go on, or choose another --out")
     with _Processes(device) as processes, _StopRequest() as stop:
         images = load_training_set(data, recipe, show_progress=show_progress and processes.is_first)
         trainer = Trainer(recipe, images, Path(out), processes, minutes)
-        if resume and trainer.checkpoint.is_file():
-            trainer.run.load(trainer.checkpoint)
-        elif trainer.checkpoint.is_file() and not resume:
-            raise TrainingError(
-                f"{trainer.checkpoint} is there already; add --resume to go on, or choose another --out"
-            )
+        if checkpoint.exists():
+            trainer.run.load(checkpoint)
         finished = trainer.train(stop, stop_after, checkpoint_minutes)
         return trainer.write_encoder() if finished else None
 
@@ -187,7 +187,6 @@ class Trainer:
             )
         self.recipe, self.processes, self.minutes = recipe, processes, minutes
         self.out = out
-        self.checkpoint = out / CHECKPOINT_FILE
         self.all_images = images
         self.images = images
         self.stage_pixels = 0
@@ -201,9 +200,7 @@ class Trainer:
         network = processes.wrap(network, recipe)
         optimizer = _optimizer(recipe, network, fused=processes.device.type == "cuda")
         self.run = Run(recipe, network, optimizer)
-        self.objective: nn.Module = {"crs-cont": _crs_cont, "simclr": _simclr, "supcon": _supcon}[recipe.objective](
-            recipe
-        )
+        self._objective = _objective(recipe)
         config = EncoderConfig(model_id="")
         self._mean = torch.tensor(config.mean, device=processes.device).view(1, 3, 1, 1)
         self._std = torch.tensor(config.std, device=processes.device).view(1, 3, 1, 1)
@@ -269,8 +266,9 @@ class Trainer:
         return {name: value.detach() for name, value in terms.items()}
 
     def _terms(self, outputs: Outputs, fine: Tensor, coarse: Tensor, progress: float) -> dict[str, Tensor]:
-        terms = self.objective(outputs, fine, coarse)
-        terms["total"] = terms["total"] * self.recipe.objective_weight_at(progress)
+        terms = self._objective(outputs, fine, coarse)
+        unused = 0 * outputs.coarse.sum()  # the baselines leave the coarse head without a gradient, which DDP forbids
+        terms["total"] = (terms["total"] + unused) * self.recipe.objective_weight_at(progress)
         if outputs.fine is not None:
             logits = outputs.fine.float()
             smoothing = self.recipe.label_smoothing
@@ -336,7 +334,7 @@ class Trainer:
 
     def _save(self) -> None:
         if self.processes.is_first:
-            self.run.save(self.checkpoint)
+            self.run.save(self.out / CHECKPOINT_FILE)
 
     def write_encoder(self) -> Path:
         """Write model.safetensors and config.json into `out`; only the first process writes."""
@@ -372,32 +370,18 @@ def _optimizer(recipe: Recipe, network: nn.Module, *, fused: bool) -> torch.opti
     )
 
 
-def _crs_cont(recipe: Recipe) -> nn.Module:
-    loss = CRSContLoss(recipe.temperature, recipe.class_weights, recipe.consistency_weight)
-    return _Objective(lambda outputs, fine, coarse: vars(loss(outputs.projections, outputs.coarse, coarse)))
-
-
-def _simclr(recipe: Recipe) -> nn.Module:
-    loss = SimCLR(recipe.temperature)
-    return _Objective(lambda outputs, fine, coarse: {"total": loss(outputs.projections) + 0 * outputs.coarse.sum()})
-
-
-def _supcon(recipe: Recipe) -> nn.Module:
-    loss = SupCon(recipe.temperature)
-    return _Objective(
-        lambda outputs, fine, coarse: {"total": loss(outputs.projections, fine) + 0 * outputs.coarse.sum()}
-    )
-
-
-class _Objective(nn.Module):
-    """A loss as a dictionary of its terms, from (Outputs, fine labels (B,), coarse labels (B,))."""
-
-    def __init__(self, terms: Any) -> None:
-        super().__init__()
-        self._terms = terms
-
-    def forward(self, outputs: Outputs, fine: Tensor, coarse: Tensor) -> dict[str, Tensor]:
-        return dict(self._terms(outputs, fine, coarse))
+def _objective(recipe: Recipe) -> Callable[[Outputs, Tensor, Tensor], dict[str, Tensor]]:
+    """The recipe's loss, from outputs, fine and coarse labels (B,) to its terms, `total` among them."""
+    if recipe.objective == "crs-cont":
+        crs_cont = CRSContLoss(recipe.temperature, recipe.class_weights, recipe.consistency_weight)
+        return lambda outputs, fine, coarse: dict(vars(crs_cont(outputs.projections, outputs.coarse, coarse)))
+    if recipe.objective == "simclr":
+        simclr = SimCLR(recipe.temperature)
+        return lambda outputs, fine, coarse: {"total": simclr(outputs.projections)}
+    if recipe.objective == "supcon":
+        supcon = SupCon(recipe.temperature)
+        return lambda outputs, fine, coarse: {"total": supcon(outputs.projections, fine)}
+    raise TrainingError(f"unknown objective {recipe.objective!r}; wanted 'crs-cont', 'simclr' or 'supcon'")
 
 
 def _as_pairs(outputs: tuple[Tensor, ...]) -> Outputs:
@@ -408,8 +392,7 @@ def _as_pairs(outputs: tuple[Tensor, ...]) -> Outputs:
 
 def _bare(network: nn.Module) -> PretrainingNetwork:
     """The network itself, out of a DistributedDataParallel wrapper."""
-    inner: PretrainingNetwork = getattr(network, "module", network)
-    return inner
+    return cast(PretrainingNetwork, getattr(network, "module", network))
 
 
 class _Processes:

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import models, transforms
+
+from fergeneral import ExpressionExtractor, Face, ImageError, ModelError, align_face, extract, load_image
+from fergeneral.encoder import choose_device
+
+GOLDEN = Path(__file__).parent / "data" / "golden.json"
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(abs(a - b).max() < 1e-4)
+
+
+def test_the_packaged_weights_give_the_golden_embedding(extractor: ExpressionExtractor, photos: Path) -> None:
+    golden = json.loads(GOLDEN.read_text())
+    (face,) = extractor.extract(photos / "astronaut.png")
+    assert golden["model_id"] == face.model_id == extractor.config.model_id
+    assert face.landmarks.ravel() == pytest.approx(golden["landmarks"], abs=0.05)
+    assert face.embedding[:16] == pytest.approx(golden["embedding"], abs=2e-3)
+    assert np.linalg.norm(face.embedding) == pytest.approx(golden["norm"], rel=1e-3)
+
+
+def test_encode_against_plain_torchvision(extractor: ExpressionExtractor, photos: Path) -> None:
+    """The same weights in torchvision's own ResNet-18, fed through torchvision's own transforms."""
+    from safetensors.torch import load_file
+
+    network = models.resnet18()
+    network.fc = torch.nn.Identity()
+    network.load_state_dict(load_file(Path(__file__).parent.parent / "weights" / "model.safetensors"))
+    config = extractor.config
+    (face,) = extractor.extract(photos / "astronaut.png")
+    crop = align_face(photos / "astronaut.png", face.landmarks, size=config.crop_size, template=config.template)
+    prepare = transforms.Compose([transforms.ToTensor(), transforms.Normalize(config.mean, config.std)])
+    with torch.no_grad():
+        expected = network.eval()(prepare(crop)[None])[0].numpy()
+    assert same(face.embedding, expected)
+    assert same(extractor.encode(crop[None])[0], expected)
+
+
+def test_a_face_has_what_the_documentation_says(photos: Path) -> None:
+    faces = extract(photos / "three_faces.jpg")
+    assert len(faces) == 3
+    assert all(isinstance(face, Face) for face in faces)
+    areas = [face.area for face in faces]
+    assert areas == sorted(areas, reverse=True)
+    for face in faces:
+        assert face.box.shape == (4,)
+        assert face.landmarks.shape == (5, 2)
+        assert face.embedding.shape == (512,)
+        assert face.embedding.dtype == np.float32
+        assert 0 < face.score <= 1
+    assert extract(photos / "coffee.png") == []
+
+
+def test_the_input_form_does_not_matter(extractor: ExpressionExtractor, photos: Path) -> None:
+    path = photos / "astronaut.png"
+    array = np.asarray(Image.open(path).convert("RGB"))
+    (expected,) = extractor.extract(path)
+    forms = [str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), Image.open(path), array]
+    forms += [torch.from_numpy(array.copy()), torch.from_numpy(array.copy()).permute(2, 0, 1)]
+    forms.append(np.dstack([array, np.full(array.shape[:2], 255, dtype=np.uint8)]))
+    for form in forms:
+        (face,) = extractor.extract(form)
+        assert same(face.embedding, expected.embedding)
+
+
+def test_a_photo_on_its_side_gives_the_same_faces(extractor: ExpressionExtractor, photos: Path) -> None:
+    image = load_image(photos / "astronaut.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    buffer = io.BytesIO()
+    image.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+    (turned,), (expected,) = extractor.extract(buffer.getvalue()), extractor.extract(image)
+    assert same(turned.embedding, expected.embedding)
+    assert abs(turned.box - expected.box).max() < 0.1
+
+
+def test_neither_the_batch_nor_the_order_matters(extractor: ExpressionExtractor, photos: Path) -> None:
+    names = ["astronaut.png", "coffee.png", "three_faces.jpg", "rocket.jpg"]
+    alone = {name: extractor.extract(photos / name) for name in names}
+    for batch_size in (1, 2, 32):
+        for order in (names, names[::-1]):
+            together = extractor.extract_many([photos / name for name in order], batch_size=batch_size)
+            for name, faces in zip(order, together, strict=True):
+                assert len(faces) == len(alone[name])
+                for face, expected in zip(faces, alone[name], strict=True):
+                    assert same(face.embedding, expected.embedding)
+
+
+def test_neither_the_thread_matters(extractor: ExpressionExtractor, photos: Path) -> None:
+    (expected,) = extractor.extract(photos / "astronaut.png")
+    with ThreadPoolExecutor(4) as pool:
+        for faces in pool.map(extractor.extract, [photos / "astronaut.png"] * 8):
+            assert same(faces[0].embedding, expected.embedding)
+
+
+def test_extract_many_is_lazy_and_holds_little(extractor: ExpressionExtractor) -> None:
+    asked: list[int] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for i in range(100):
+            asked.append(i)
+            yield np.zeros((8, 8, 3), dtype=np.uint8)
+
+    results = extractor.extract_many(images(), batch_size=4)
+    assert asked == []
+    next(results)
+    assert len(asked) == 4
+
+
+def test_a_bad_image_stops_only_itself(extractor: ExpressionExtractor, photos: Path) -> None:
+    images = [photos / "astronaut.png", b"not an image", photos / "astronaut.png"]
+    errors: dict[int, ImageError] = {}
+    found = list(extractor.extract_many(images, on_error=errors.__setitem__))
+    assert [len(faces) for faces in found] == [1, 0, 1]
+    assert list(errors) == [1]
+
+    results = extractor.extract_many(images)
+    assert len(next(results)) == 1  # what came before the bad image is not lost
+    with pytest.raises(ImageError, match="image 1"):
+        next(results)
+
+
+def test_a_single_path_is_not_taken_for_a_list(extractor: ExpressionExtractor) -> None:
+    with pytest.raises(TypeError, match="use extract"):
+        extractor.extract_many("photo.jpg")
+    with pytest.raises(ValueError, match="batch_size"):
+        extractor.extract_many([], batch_size=0)
+
+
+def test_encode_takes_arrays_and_lists_of_any_size(extractor: ExpressionExtractor) -> None:
+    size = extractor.config.crop_size
+    crops = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
+    expected = extractor.encode(crops)
+    assert expected.shape == (5, 512)
+    assert same(extractor.encode(crops, batch_size=2), expected)
+    assert same(extractor.encode([Image.fromarray(crop) for crop in crops]), expected)
+    assert extractor.encode([]).shape == (0, 512)
+    assert extractor.encode([np.zeros((48, 48), dtype=np.uint8)]).shape == (1, 512)
+    unit = extractor.encode(crops, normalize=True)
+    assert np.linalg.norm(unit, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
+    assert same(unit * np.linalg.norm(expected, axis=1, keepdims=True), expected)
+
+
+@pytest.mark.parametrize("crops", [np.zeros((9, 9, 3), dtype=np.uint8), Image.new("RGB", (9, 9)), "a.png"])
+def test_a_single_crop_is_not_taken_for_a_batch(extractor: ExpressionExtractor, crops: object) -> None:
+    with pytest.raises(ImageError, match="put a single crop into a list"):
+        extractor.encode(crops)
+    with pytest.raises(ValueError, match="batch_size"):
+        extractor.encode([], batch_size=0)
+
+
+def test_what_is_not_there_is_refused_and_never_replaced() -> None:
+    with pytest.raises(ModelError, match="not known"):
+        choose_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="not available here; there is: cpu"):
+            ExpressionExtractor.from_pretrained(device="cuda")
+    assert ExpressionExtractor.from_pretrained(device="cpu").encoder.device.type == "cpu"
+
+
+def test_extract_loads_the_weights_once_for_all_threads(photos: Path) -> None:
+    from fergeneral.extractor import _load_once, shared_extractor
+
+    _load_once.cache_clear()
+    found: list[ExpressionExtractor] = []
+    threads = [threading.Thread(target=lambda: found.append(shared_extractor())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(one) for one in found}) == 1
