@@ -57,7 +57,7 @@ def align_face(image: Any, landmarks: Any, *, size: int = 112, template: Any = T
     if points.shape != (5, 2) or not np.isfinite(points).all():
         raise ImageError(f"landmarks must be five finite (x, y) points, got shape {points.shape}: {points!r}")
     goal = np.asarray(template, dtype=np.float64) * size
-    return np.asarray(warp(load_image(image), similarity_transform(points, goal), size))
+    return np.array(warp(load_image(image), similarity_transform(points, goal), size))
 
 
 def resize_crop(image: Image.Image, size: int) -> np.ndarray:

@@ -123,11 +123,11 @@ def test_each_wrong_field_of_the_configuration_is_named(folder: Path, field: str
 
 def test_a_broken_configuration_is_refused(folder: Path) -> None:
     edit_config(folder, surprise=1)
-    with pytest.raises(ModelError, match="unknown ones: \\['surprise'\\]"):
+    with pytest.raises(ModelError, match="unknown ones"):
         load_folder(folder)
     for text in ("{", "[]", "null"):
         (folder / CONFIG_FILE).write_text(text)
-        with pytest.raises(ModelError, match="config.json"):
+        with pytest.raises(ModelError, match=r"config\.json"):
             load_folder(folder)
     (folder / CONFIG_FILE).unlink()
     with pytest.raises(ModelError, match="cannot be read"):

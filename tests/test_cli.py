@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fergeneral import ExpressionExtractor
+from fergeneral.cli import main
+from fergeneral.storage import read_table
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photos: Path) -> Path:
+    (tmp_path / "in" / "inside").mkdir(parents=True)
+    shutil.copy(photos / "astronaut.png", tmp_path / "in" / "a.png")
+    shutil.copy(photos / "three_faces.jpg", tmp_path / "in" / "inside" / "a.jpg")
+    shutil.copy(photos / "coffee.png", tmp_path / "in" / "none.png")
+    (tmp_path / "in" / "notes.txt").write_text("not a photo")
+    return tmp_path / "in"
+
+
+def test_rows_crops_and_pictures(folder: Path, tmp_path: Path, extractor: ExpressionExtractor) -> None:
+    arguments = ["extract", str(folder), "--recursive", "--device", "cpu", "-o", str(tmp_path / "o.parquet")]
+    assert main([*arguments, "--save-crops", str(tmp_path / "crops"), "--draw", str(tmp_path / "drawn")]) == 0
+    rows = read_table(tmp_path / "o.parquet")
+    expected = [(str(folder / "a.png"), 0)] + [(str(folder / "inside" / "a.jpg"), i) for i in range(3)]
+    assert list(zip(rows["path"].tolist(), rows["face"].tolist(), strict=True)) == expected
+    size = extractor.config.crop_size
+    crops = [Image.open(tmp_path / "crops" / name) for name in ("a_0.png", "a-2_0.png", "a-2_1.png", "a-2_2.png")]
+    assert {crop.size for crop in crops} == {(size, size)}
+    # A saved crop embeds as the face it was cut from.
+    assert extractor.encode(crops) == pytest.approx(rows["embedding"], abs=1e-4)
+    assert {file.name for file in (tmp_path / "drawn").iterdir()} == {"a.png", "a-2.png", "none.png"}
+    drawn, photo = Image.open(tmp_path / "drawn" / "a.png"), Image.open(folder / "a.png").convert("RGB")
+    changed = (np.asarray(drawn) != np.asarray(photo)).any(axis=2)
+    left, top, right, bottom = rows["box"][0].round().astype(int)
+    for edge in (np.s_[top : top + 2, left + 9], np.s_[bottom - 1 : bottom + 1, left + 9]):
+        assert changed[edge].any()
+    for edge in (np.s_[top + 9, left : left + 2], np.s_[top + 9, right - 1 : right + 1]):
+        assert changed[edge].any()
+    changed[top - 30 : bottom + 3, left - 3 : right + 3] = False  # the box, and the score above it
+    assert not changed.any()
+
+
+def test_unreadable_files_are_reported_counted_and_skipped(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "broken.jpg").write_bytes(b"nothing")
+    arguments = ["extract", str(folder), "/no/such.jpg", "--device", "cpu", "-o", str(tmp_path / "o.csv")]
+    assert main(arguments) == 1
+    assert read_table(tmp_path / "o.csv")["path"].tolist() == [str(folder / "a.png")]
+    err = capsys.readouterr().err
+    assert "broken.jpg is not an image" in err
+    assert "/no/such.jpg: no such file" in err
+    assert "1 faces in 2 photos, 2 unreadable" in err
+
+
+def test_a_table_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["extract", str(folder), "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["face", "score", "left", "top", "right", "bottom", "photo"]
+    assert [line.split()[-1] for line in lines[1:]] == [str(folder / "a.png"), str(folder / "none.png")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extract", "EMPTY"], "no photos in"),
+        (["extract", "PHOTO", "-o", "a.txt"], "must end in one of"),
+        (["extract", "PHOTO", "-o", "/no/folder/a.csv"], "does not exist"),
+        (["extract", "PHOTO", "--device", "gpu"], "not known"),
+        (["extract", "PHOTO", "--model", "no-model"], "neither a folder"),
+        (["extract", "PHOTO", "--draw", "PHOTO"], "cannot be made"),
+        (["probe", "--train", "EMPTY", "--test", "EMPTY"], "no labelled images"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: list[str], message: str, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"EMPTY": str(tmp_path), "PHOTO": str(photos / "astronaut.png")}
+    assert main([places.get(argument, argument) for argument in arguments]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["extract"], ["extract", "a.jpg", "--batch-size", "0"], ["nonsense"]])
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_models_info_and_version(capsys: pytest.CaptureFixture[str], extractor: ExpressionExtractor) -> None:
+    assert main(["models"]) == 0
+    assert capsys.readouterr().out.strip() == extractor.config.model_id
+    assert main(["info", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert extractor.config.weights_sha256 in out
+    assert "torch" in out
+
+
+def test_probe_prints_its_result(faces_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["probe", "--train", str(faces_folder), "--test", str(faces_folder), "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "accuracy" in out
+    assert "UAR" in out
+    assert "surprise" in out
+
+
+def test_a_reader_that_goes_away_is_no_crash(folder: Path) -> None:
+    command = f"{sys.executable} -m fergeneral.cli extract {folder} --device cpu | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=180)
+    assert "Traceback" not in done.stderr

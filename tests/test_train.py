@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as reference
+
+from fergeneral import DataError, ExpressionExtractor, TrainingError
+from fergeneral.train import loop
+from fergeneral.train.__main__ import main
+from fergeneral.train.augment import ViewParameters, draw_parameters, make_views
+from fergeneral.train.config import RECIPES, Recipe, Stage, find_recipe
+from fergeneral.train.data import TrainingSet, load_training_set
+
+TINY = Recipe(
+    "tiny",
+    datasets=("faces",),
+    stages=(Stage(32, 0.5), Stage(40, 0.5)),
+    crop_size=40,
+    epochs=6,
+    batch_size=16,
+    learning_rate=0.01,
+    fine_weight=1.0,
+)
+
+
+def images(count: int = 12, size: int = 40, cut_out: int = 0) -> TrainingSet:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 4, size, size), generator=generator, dtype=torch.uint8)
+    pixels[:, 3] = 255
+    pixels[:cut_out, 3, :, : size // 2] = 0
+    fine = torch.arange(count) % 7
+    return TrainingSet(pixels, fine, fine % 4, torch.arange(cut_out), tuple(map(str, range(count))))
+
+
+def parameters(count: int, **changes: object) -> ViewParameters:
+    """Views that change nothing, but for `changes`."""
+    no = torch.zeros(count, dtype=torch.bool)
+    neutral: dict = {
+        "index": torch.arange(count),
+        "box": torch.tensor([[0.0, 0, 1, 1]]).repeat(count, 1),
+        "flip": no,
+        "grey": no,
+        "jittered": no,
+        "factors": torch.tensor([[1.0, 1, 1, 0]]).repeat(count, 1),
+        "outline": torch.full((count,), -1),
+        "fill": torch.full((count,), -1),
+        "colour": torch.zeros(count, 3),
+        "order": (0, 1, 2, 3),
+    }
+    return ViewParameters(**{**neutral, **changes})
+
+
+def test_views_that_change_nothing() -> None:
+    data = images()
+    assert make_views(data, parameters(12), 40) == pytest.approx(data.pixels[:, :3].numpy() / 255, abs=1e-5)
+
+
+def test_flip_and_crop_against_torchvision() -> None:
+    data = images(3, 64)
+    expected = [reference.hflip(one[:3]) for one in data.pixels]
+    flipped = make_views(data, parameters(3, flip=torch.ones(3, dtype=torch.bool)), 64)
+    assert flipped == pytest.approx(torch.stack(expected).numpy() / 255, abs=1e-5)
+    box = torch.tensor([[0.25, 0.125, 0.5, 0.75]]).repeat(3, 1)  # 32 x 48 pixels from (16, 8)
+    cropped = make_views(data, parameters(3, box=box), 64)
+    smooth = [reference.resized_crop(one[:3].float(), 8, 16, 48, 32, [64, 64], antialias=False) for one in data.pixels]
+    inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))  # a crop's edge sees what lies beyond it
+    assert cropped[inner] == pytest.approx(torch.stack(smooth)[inner].numpy() / 255, abs=2e-5)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
+def test_jitter_against_torchvision_image_by_image(order: tuple[int, ...]) -> None:
+    data = images(6)
+    generator = torch.Generator().manual_seed(1)
+    factors = torch.rand(6, 4, generator=generator) * torch.tensor([0.8, 0.8, 0.8, 0.2]) + torch.tensor(
+        [0.6, 0.6, 0.6, -0.1]
+    )
+    steps = [reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation, reference.adjust_hue]
+    views = make_views(data, parameters(6, jittered=torch.ones(6, dtype=torch.bool), factors=factors, order=order), 40)
+    for i in range(6):
+        expected = data.pixels[i, :3].float() / 255
+        for k in order:
+            expected = steps[k](expected, float(factors[i, k]))
+        assert views[i] == pytest.approx(expected.numpy(), abs=2e-4)
+
+
+def test_grey_against_torchvision() -> None:
+    data = images(4)
+    views = make_views(data, parameters(4, grey=torch.tensor([True, False, True, False])), 40)
+    expected = reference.rgb_to_grayscale(data.pixels[:, :3].float() / 255, num_output_channels=3)
+    assert views[::2] == pytest.approx(expected[::2].numpy(), abs=1e-4)
+    assert views[1::2] == pytest.approx(data.pixels[1::2, :3].numpy() / 255, abs=1e-5)
+
+
+def test_the_boxes_follow_torchvisions_law() -> None:
+    recipe = RECIPES["crs-cont-paper"]
+    boxes = draw_parameters(
+        torch.zeros(20_000, dtype=torch.long), images(), recipe, torch.Generator().manual_seed(0)
+    ).box
+    torch.manual_seed(0)
+    image = torch.zeros(3, 1000, 1000)
+    theirs = [v2.RandomResizedCrop.make_params(v2.RandomResizedCrop(9, scale=(0.5, 1)), [image]) for _ in range(4000)]
+    expected = torch.tensor([[p["left"], p["top"], p["width"], p["height"]] for p in theirs]) / 1000
+    assert (boxes[:, :2] + boxes[:, 2:] <= 1 + 1e-6).all()
+    assert boxes.mean(dim=0) == pytest.approx(expected.mean(dim=0).numpy(), abs=0.01)
+    assert boxes.std(dim=0) == pytest.approx(expected.std(dim=0).numpy(), abs=0.01)
+
+
+def test_backgrounds_do_not_tell_the_set() -> None:
+    """What lies outside a cut-out face is filled, and any image can be cut to such an outline."""
+    data = images(6, cut_out=2)
+    colour = torch.tensor([[0.25, 0.5, 0.75]]).repeat(6, 1)
+    left, right = (slice(None), slice(0, 19)), (slice(None), slice(21, 40))
+    plain = make_views(data, parameters(6, colour=colour), 40)
+    assert plain[0][:, *left] == pytest.approx(colour[0].view(3, 1, 1).expand(3, 40, 19).numpy(), abs=1e-5)
+    assert plain[5] == pytest.approx(data.pixels[5, :3].numpy() / 255, abs=1e-5)
+    cut = make_views(data, parameters(6, outline=torch.zeros(6, dtype=torch.long), fill=torch.full((6,), 3)), 40)
+    assert cut[5][:, *left] == pytest.approx(data.pixels[3, :3][:, *left].numpy() / 255, abs=1e-5)
+    assert cut[5][:, *right] == pytest.approx(data.pixels[5, :3][:, *right].numpy() / 255, abs=1e-5)
+
+
+def trainer(recipe: Recipe = TINY, folder: Path = Path("/nowhere")) -> loop.Trainer:
+    return loop.Trainer(recipe, images(64), folder, loop._Processes("cpu"))
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(tmp_path: Path) -> None:
+    for optimizer in ("sgd", "adamw"):
+        recipe = dataclasses.replace(TINY, optimizer=optimizer, epochs=2)  # 8 steps, the second stage from the fourth
+        whole = trainer(recipe)
+        expected = [whole.step()["total"].item() for _ in range(8)]
+        first, second = trainer(recipe), trainer(recipe)
+        losses = [first.step()["total"].item() for _ in range(3)]
+        first.run.save(tmp_path / "checkpoint.safetensors")
+        second.run.load(tmp_path / "checkpoint.safetensors")
+        losses += [second.step()["total"].item() for _ in range(5)]
+        assert losses == expected
+        assert second.stage_pixels == 40  # both stages were seen
+
+
+def test_training_learns_and_writes_what_from_pretrained_reads(faces_folder: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        TINY, epochs=15, optimizer="adamw", learning_rate=1e-3, objective_weight=0.5, objective_ramp=(0.4, 0.8)
+    )
+    out = loop.train(recipe, faces_folder.parent, tmp_path / "out", device="cpu", show_progress=False)
+    assert out == tmp_path / "out"
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["fine"] < 0.7 * np.log(8)  # chance: eight classes
+    assert log[-1]["spread"] > 0.1
+    assert list((out / "tensorboard").iterdir())
+    extractor = ExpressionExtractor.from_pretrained(out, device="cpu")
+    assert extractor.config.crop_size == 40
+    assert extractor.config.model_id == "tiny"
+    assert extractor.encode([np.zeros((40, 40, 3), dtype=np.uint8)]).shape == (1, 512)
+    with pytest.raises(TrainingError, match="add --resume"):
+        loop.train(recipe, faces_folder.parent, out, device="cpu", show_progress=False)
+
+
+def test_a_stopped_run_goes_on(faces_folder: Path, tmp_path: Path) -> None:
+    def run(out: str, **options: object) -> Path | None:
+        return loop.train(TINY, faces_folder.parent, tmp_path / out, device="cpu", show_progress=False, **options)  # type: ignore[arg-type]
+
+    assert run("a", stop_after=1e-9) is None
+    assert run("a", resume=True) is not None
+    assert run("b") is not None
+    weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in "ab"]
+    assert weights[0] == weights[1]
+
+
+def test_minutes_fit_the_schedule(faces_folder: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(TINY, epochs=10_000)
+    started = time.monotonic()
+    assert loop.train(recipe, faces_folder.parent, tmp_path / "out", device="cpu", minutes=0.1, show_progress=False)
+    assert time.monotonic() - started < 60
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert {row["pixels"] for row in log} <= {32, 40}
+
+
+def test_checkpoints_of_others_and_torn_ones_are_refused(tmp_path: Path) -> None:
+    one = trainer()
+    one.step()
+    path = tmp_path / "checkpoint.safetensors"
+    one.run.save(path)
+    with pytest.raises(TrainingError, match="another recipe"):
+        trainer(dataclasses.replace(TINY, seed=1)).run.load(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match="not a readable checkpoint"):
+        trainer().run.load(path)
+
+
+def test_a_collapsed_run_is_stopped() -> None:
+    run = trainer()
+    for _ in range(4):
+        run._give_up_if_collapsed({"total": 5.0, "spread": 0.0})
+    with pytest.raises(TrainingError, match="collapsed"):
+        run._give_up_if_collapsed({"total": 5.0, "spread": 0.0})
+    with pytest.raises(TrainingError, match="loss is nan"):
+        run._give_up_if_collapsed({"total": float("nan"), "spread": 1.0})
+
+
+@pytest.mark.parametrize("objective", ["simclr", "supcon"])
+def test_the_baselines_train(objective: str) -> None:
+    run = trainer(dataclasses.replace(TINY, objective=objective, fine_weight=0.0))
+    losses = [run.step()["total"].item() for _ in range(3)]
+    assert np.isfinite(losses).all()
+
+
+def test_the_schedules() -> None:
+    run = trainer(dataclasses.replace(TINY, learning_rate=0.5, warmup_epochs=0))
+    assert [run.learning_rate(p) for p in (0, 0.19, 0.2, 0.45, 0.99)] == [0.5, 0.5, 0.25, 0.125, 0.03125]
+    run = trainer(dataclasses.replace(TINY, learning_rate=1.0, warmup_epochs=2, schedule="cosine"))
+    assert run.learning_rate(0.0) == pytest.approx(1 / 8)  # the first of 2 x 4 warm-up steps
+    run.run.step = 100
+    assert [run.learning_rate(p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+
+
+def test_recipes_are_what_the_paper_says() -> None:
+    paper = find_recipe("crs-cont-paper")
+    assert (paper.learning_rate, paper.momentum, paper.weight_decay, paper.batch_size) == (0.5, 0.9, 1e-4, 128)
+    assert (paper.epochs, paper.schedule, paper.temperature, paper.consistency_weight) == (100, "halve", 0.07, 0.4)
+    assert (paper.class_weights, paper.crop_scale, paper.jitter) == ((1, 0.5, 1, 1), (0.5, 1), (0.4, 0.4, 0.4, 0.1))
+    assert paper.stages == (Stage(224, 1.0),)
+    assert paper.fine_weight == 0
+    for recipe in RECIPES.values():
+        assert sum(stage.share for stage in recipe.stages) == pytest.approx(1)
+    with pytest.raises(DataError, match="unknown recipe 'nope'; there is: crs-cont-paper"):
+        find_recipe("nope")
+
+
+def test_data_at_fault_is_named(faces_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="rafdb: no such folder"):
+        load_training_set(tmp_path, RECIPES["crs-cont-paper"])
+    (faces_folder / "train" / "smirk").mkdir()
+    (faces_folder / "train" / "smirk" / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match="unknown expression label 'smirk'"):
+        load_training_set(faces_folder.parent, TINY)
+    (faces_folder / "train" / "smirk").rename(faces_folder / "train" / "fear")
+    with pytest.raises(DataError, match=r"train/fear/1.png in .* is empty"):
+        load_training_set(faces_folder.parent, TINY, show_progress=False)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "fergeneral.train", *map(str, arguments)]
+
+
+def test_control_c_saves(faces_folder: Path, tmp_path: Path) -> None:
+    """The real process gets the real signal, and the checkpoint it leaves can be resumed."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in RECIPES["crs-cont-cpu"].datasets:
+        (data / name).symlink_to(faces_folder)
+    arguments = command("--recipe", "crs-cont-cpu", "--data", data, "--out", tmp_path / "out", "--device", "cpu")
+    process = subprocess.Popen([*arguments, "--minutes", "30"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 20"):
+            process.send_signal(signal.SIGINT)
+            break
+    with process.stderr:
+        rest = process.stderr.read()
+    assert process.wait(timeout=120) == 130, rest
+    assert "go on with --resume" in rest
+    run = loop.Trainer(RECIPES["crs-cont-cpu"], images(64), tmp_path, loop._Processes("cpu"))
+    run.run.load(tmp_path / "out" / "checkpoint.safetensors")
+    assert run.run.step >= 20
+
+
+def test_errors_of_the_command_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--recipe", "crs-cont-cpu", "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert main(["--recipe", "nope", "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: ") for line in lines)
+
+
+# Batch statistics differ between a half and a whole batch, and SyncBatchNorm is for CUDA only; so the network of this
+# test has no batch normalisation. All else is the real loop.
+GLOO = """
+import json, sys
+import torch
+sys.path.insert(0, {tests!r})
+import test_train
+from fergeneral.train import loop
+
+class Plain(torch.nn.Sequential):
+    num_features = 512
+
+def build(architecture):
+    return Plain(torch.nn.AdaptiveAvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(192, 512))
+
+loop.build_network = build
+with loop._Processes("cpu") as processes:
+    run = loop.Trainer(test_train.TINY, test_train.images(64, cut_out=20), test_train.Path("/nowhere"), processes)
+    terms = [{{k: v.item() for k, v in run.step().items()}} for _ in range(8)]
+    if processes.is_first:
+        open(sys.argv[1], "w").write(json.dumps([processes.count, terms]))
+"""
+
+
+def test_two_gloo_processes_have_the_loss_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(GLOO.format(tests=str(Path(__file__).parent)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for name, start in (("one", [sys.executable]), ("two", launch)):
+        arguments = [*start, str(script), str(tmp_path / name)]
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    (one, expected), (two, terms) = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
+    assert (one, two) == (1, 2)
+    for got, want in zip(terms, expected, strict=True):
+        assert got == pytest.approx(want, rel=2e-4, abs=1e-5)
+    assert expected[-1]["total"] != expected[0]["total"]
+
+
+def test_gather_keeps_rows_of_one_process() -> None:
+    rows = nn.functional.normalize(torch.randn(3, 2, 4), dim=2)
+    assert loop.gather(rows) is rows
