@@ -7,6 +7,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("fergeneral.evaluate", "scikit-learn", "eval") from error
 
-from fergeneral.evaluate.probe import ProbeResult, embed_dataset, linear_probe, probe_datasets
+from fergeneral.evaluate.probe import Probe, ProbeResult, embed_dataset, fit_probe, linear_probe, probe_datasets
 
-__all__ = ["ProbeResult", "embed_dataset", "linear_probe", "probe_datasets"]
+__all__ = ["Probe", "ProbeResult", "embed_dataset", "fit_probe", "linear_probe", "probe_datasets"]

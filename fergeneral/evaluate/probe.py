@@ -57,27 +57,57 @@ class ProbeResult:
         return "\n".join(lines)
 
 
-def linear_probe(
-    train: np.ndarray, train_labels: Sequence[str], test: np.ndarray, test_labels: Sequence[str], *, seed: int = 0
-) -> ProbeResult:
-    """Fit L2 logistic regression on standardised features and read the test set once.
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A fitted linear probe; `read` applies it to a test set."""
 
-    `train` (N, D), `test` (M, D): embeddings, of any system. C is chosen by accuracy from C_GRID on a stratified
-    split of train, then the classifier is fitted again on all of it.
-    Raises DataError for shapes that do not fit, values that are not finite, a class with one example, or a test
-    label that train does not have.
+    classifier: Pipeline
+    labels: tuple[str, ...]
+    c: float
+    validation_accuracy: float
+    n_train: int
+
+    def read(self, test: np.ndarray, test_labels: Sequence[str]) -> ProbeResult:
+        """Predict `test` (M, D) once. Raises DataError for a label that train did not have."""
+        x, y = _checked(test, test_labels, "test")
+        if x.shape[1] != self.classifier.n_features_in_:
+            raise DataError(
+                f"train has {self.classifier.n_features_in_} features, test has {x.shape[1]}; "
+                f"they must come from one encoder"
+            )
+        unknown = sorted(set(y.tolist()) - set(self.labels))
+        if unknown:
+            raise DataError(f"test has the labels {unknown}, which train does not have; train has {self.labels}")
+        predicted = self.classifier.predict(x)
+        confusion = confusion_matrix(y, predicted, labels=self.labels)
+        recall = {
+            label: float(row[i] / row.sum())
+            for i, (label, row) in enumerate(zip(self.labels, confusion, strict=True))
+            if row.sum()
+        }
+        return ProbeResult(
+            accuracy=float(accuracy_score(y, predicted)),
+            uar=float(np.mean(list(recall.values()))),
+            recall=recall,
+            confusion=confusion,
+            labels=self.labels,
+            c=self.c,
+            validation_accuracy=self.validation_accuracy,
+            n_train=self.n_train,
+            n_test=len(y),
+        )
+
+
+def fit_probe(train: np.ndarray, train_labels: Sequence[str], *, seed: int = 0) -> Probe:
+    """Fit L2 logistic regression on standardised features, `train` (N, D) embeddings of any system.
+
+    C is chosen by accuracy from C_GRID on a stratified split of train, then the classifier is fitted on all of it.
+    Raises DataError for shapes that do not fit, values that are not finite, or a class with one example.
     """
     x, y = _checked(train, train_labels, "train")
-    x_test, y_test = _checked(test, test_labels, "test")
-    if x.shape[1] != x_test.shape[1]:
-        raise DataError(f"train has {x.shape[1]} features, test has {x_test.shape[1]}; they must come from one encoder")
     counts = Counter(y.tolist())
-    rare = [label for label, count in counts.items() if count < 2]
-    if rare or len(counts) < 2:
+    if len(counts) < 2 or min(counts.values()) < 2:
         raise DataError(f"train needs two classes or more, with two examples or more each; it has {dict(counts)}")
-    unknown = sorted(set(y_test.tolist()) - set(counts))
-    if unknown:
-        raise DataError(f"test has the labels {unknown}, which train does not have; train has {sorted(counts)}")
     size = max(len(counts), round(VALIDATION_SHARE * len(y)))
     try:
         fit_x, val_x, fit_y, val_y = train_test_split(x, y, test_size=size, stratify=y, random_state=seed)
@@ -85,17 +115,15 @@ def linear_probe(
         raise DataError(f"train is too small to split for choosing C: {error}") from error
     scores = [float(_classifier(c).fit(fit_x, fit_y).score(val_x, val_y)) for c in C_GRID]
     best = int(np.argmax(scores))
-    predicted = _classifier(C_GRID[best]).fit(x, y).predict(x_test)
     labels = tuple(class_counts(y.tolist()))
-    confusion = confusion_matrix(y_test, predicted, labels=labels)
-    recall = {
-        label: float(row[i] / row.sum())
-        for i, (label, row) in enumerate(zip(labels, confusion, strict=True))
-        if row.sum()
-    }
-    accuracy = float(accuracy_score(y_test, predicted))
-    uar = float(np.mean(list(recall.values())))
-    return ProbeResult(accuracy, uar, recall, confusion, labels, C_GRID[best], scores[best], len(y), len(y_test))
+    return Probe(_classifier(C_GRID[best]).fit(x, y), labels, C_GRID[best], scores[best], len(y))
+
+
+def linear_probe(
+    train: np.ndarray, train_labels: Sequence[str], test: np.ndarray, test_labels: Sequence[str], *, seed: int = 0
+) -> ProbeResult:
+    """`fit_probe` on train, then `Probe.read` on test; their errors are this function's."""
+    return fit_probe(train, train_labels, seed=seed).read(test, test_labels)
 
 
 def embed_dataset(encoder: Encoder, dataset: Dataset, *, show_progress: bool | None = None) -> np.ndarray:
