@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away: no fault of ours
         sys.stderr.close()
         return 1
+    except OSError as error:  # a full disk, a folder that may not be written to
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,8 +117,12 @@ def _extract(options: argparse.Namespace) -> int:
             if crops_dir or draw_dir:
                 _save_pictures(photo, faces, names[number], crops_dir, draw_dir, extractor)
     good = len(photos) - len(failures)
-    print(f"{faces_found} faces in {good} photos, {len(failures)} unreadable", file=sys.stderr)
+    print(f"{_count(faces_found, 'face')} in {_count(good, 'photo')}, {len(failures)} unreadable", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _photos(paths: Sequence[str], recursive: bool) -> Iterator[Path]:

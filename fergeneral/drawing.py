@@ -17,7 +17,7 @@ def draw_faces(image: Image.Image, faces: Sequence[Detection]) -> Image.Image:
     """A copy of an upright RGB image with each face's box, landmarks, number and score. Sizes follow the image."""
     drawn = image.copy()
     pen = ImageDraw.Draw(drawn)
-    unit = max(1, round(max(image.size) / 400))
+    unit = max(2, round(max(image.size) / 300))
     for number, face in enumerate(faces):
         left, top, right, bottom = face.box.tolist()
         size = min(max(right - left, bottom - top), max(image.size) / 2)

@@ -57,7 +57,7 @@ def test_unreadable_files_are_reported_counted_and_skipped(
     err = capsys.readouterr().err
     assert "broken.jpg is not an image" in err
     assert "/no/such.jpg: no such file" in err
-    assert "1 faces in 2 photos, 2 unreadable" in err
+    assert "1 face in 2 photos, 2 unreadable" in err
 
 
 def test_a_table_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -245,3 +245,22 @@ def test_each_fault_of_the_hub_has_its_own_message(hub: tuple[str, list[str]], f
     assert "SHA-256" in load_in_new_process(tmp_path, endpoint, "owner/encoder")
     (folder / CONFIG_FILE).unlink()
     assert "not an encoder of this package" in load_in_new_process(tmp_path / "new", endpoint, "owner/encoder")
+
+
+def test_push_uploads_what_from_pretrained_reads(
+    extractor: ExpressionExtractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, str]] = []
+
+    class Api:
+        def create_repo(self, repo: str, *, exist_ok: bool) -> None:
+            calls.append(("create", repo))
+
+        def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> str:
+            calls.append(("upload", repo_id))
+            assert load_folder(folder_path, "cpu").config == extractor.config
+            return "address of the commit"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert extractor.push_to_hub("owner/encoder") == "address of the commit"
+    assert calls == [("create", "owner/encoder"), ("upload", "owner/encoder")]

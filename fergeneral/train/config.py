@@ -57,7 +57,9 @@ class Recipe:
     cutout_probability: float = 0.5  # outlines of cut-out faces laid on any image, see augment.py
 
     bf16: bool = True  # autocast, on CUDA only
-    synchronised_batchnorm: bool = True  # across processes, on CUDA only
+    # Of a run on several processes (torchrun):
+    gather_features: bool = True  # the losses see the whole batch, as on one process; else each process its own part
+    synchronised_batchnorm: bool = True  # on CUDA only
     seed: int = 0
 
     def fingerprint(self) -> str:

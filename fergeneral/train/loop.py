@@ -252,14 +252,17 @@ class Trainer:
         device = self.processes.device
         bf16 = self.recipe.bf16 and device.type == "cuda"
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            outputs = _as_pairs(self.run.network(self.views(index)))
+            outputs = _as_pairs(self.run.network(self.views(index)), self.recipe.gather_features)
+        images_seen = len(index)
+        if not self.recipe.gather_features:
+            index = index[self.processes.share(len(index))]
         index = index.to(device)
         terms = self._terms(outputs, self.images.fine[index], self.images.coarse[index], progress)
         self.run.optimizer.zero_grad(set_to_none=True)
         terms["total"].backward()
         self.run.optimizer.step()
         self.run.step += 1
-        self.run.images_seen += len(index)
+        self.run.images_seen += images_seen
         mean = outputs.projections.detach().flatten(0, 1).mean(dim=0)
         terms["spread"] = 1 - mean.square().sum()
         terms["learning_rate"] = torch.tensor(learning_rate)
@@ -384,9 +387,10 @@ def _objective(recipe: Recipe) -> Callable[[Outputs, Tensor, Tensor], dict[str, 
     raise TrainingError(f"unknown objective {recipe.objective!r}; wanted 'crs-cont', 'simclr' or 'supcon'")
 
 
-def _as_pairs(outputs: tuple[Tensor, ...]) -> Outputs:
-    """Every process's outputs (2n, ...), first views then second views -> (B, 2, ...) of the global batch."""
-    pairs = [gather(torch.stack(part.float().chunk(2), dim=1)) for part in outputs]
+def _as_pairs(outputs: tuple[Tensor, ...], gathered: bool) -> Outputs:
+    """This process's outputs (2n, ...), first views then second views -> (n, 2, ...), or (B, 2, ...) of all processes."""
+    pairs = [torch.stack(part.float().chunk(2), dim=1) for part in outputs]
+    pairs = [gather(pair) for pair in pairs] if gathered else pairs
     return Outputs(pairs[0], pairs[1], pairs[2] if len(pairs) == 3 else None)
 
 
