@@ -60,9 +60,12 @@ class FaceTable:
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        if exc[0] is None and self._rows:
-            self._flush(self._rows)
-        self._stack.__exit__(*exc)
+        if exc[0] is not None:
+            self._stack.__exit__(*exc)
+            return
+        with self._stack:  # an error of the last rows, too, leaves no file behind
+            if self._rows:
+                self._flush(self._rows)
 
     def add(self, path: str, faces: Sequence[Face]) -> None:
         """Add a photo's faces."""

@@ -388,7 +388,7 @@ def _objective(recipe: Recipe) -> Callable[[Outputs, Tensor, Tensor], dict[str, 
 
 
 def _as_pairs(outputs: tuple[Tensor, ...], gathered: bool) -> Outputs:
-    """This process's outputs (2n, ...), first views then second views -> (n, 2, ...), or (B, 2, ...) of all processes."""
+    """Outputs (2n, ...), first views then second views -> (n, 2, ...) of this process or (B, 2, ...) of all."""
     pairs = [torch.stack(part.float().chunk(2), dim=1) for part in outputs]
     pairs = [gather(pair) for pair in pairs] if gathered else pairs
     return Outputs(pairs[0], pairs[1], pairs[2] if len(pairs) == 3 else None)
