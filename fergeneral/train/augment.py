@@ -71,12 +71,13 @@ def draw_parameters(index: Tensor, images: TrainingSet, recipe: Recipe, generato
     def chosen(probability: float) -> Tensor:
         return uniform(n) < probability
 
-    def some_image(candidates: Tensor, probability: float) -> Tensor:
-        """(n,) indices among the candidates, -1 where none is to be used."""
-        if len(candidates) == 0:
-            return torch.full((n,), -1)
-        picked = candidates.cpu()[torch.randint(len(candidates), (n,), generator=generator)]
-        return torch.where(chosen(probability), picked, -1)
+    def some(count: int) -> Tensor:
+        return torch.randint(max(1, count), (n,), generator=generator)
+
+    if len(images.cut_out):
+        outline = torch.where(chosen(recipe.cutout_probability), images.cut_out[some(len(images.cut_out))], -1)
+    else:
+        outline = torch.full((n,), -1)
 
     b, c, s, h = recipe.jitter
     bounds = ((1 - b, 1 + b), (1 - c, 1 + c), (1 - s, 1 + s), (-h, h))
@@ -87,8 +88,8 @@ def draw_parameters(index: Tensor, images: TrainingSet, recipe: Recipe, generato
         grey=chosen(recipe.grey_probability),
         jittered=chosen(recipe.jitter_probability),
         factors=torch.stack([uniform(n, low=low, high=high) for low, high in bounds], dim=1),
-        outline=some_image(images.cut_out, recipe.cutout_probability),
-        fill=some_image(torch.arange(len(images)), 0.5),
+        outline=outline,
+        fill=torch.where(chosen(0.5), some(len(images)), -1),
         colour=uniform(n, 3),
         order=tuple(torch.randperm(4, generator=generator).tolist()),
     )

@@ -32,9 +32,9 @@ class TrainingSet:
         return len(self.pixels)
 
     def to(self, device: torch.device) -> TrainingSet:
-        """The same data on a device."""
-        pixels, fine, coarse, cut_out = (t.to(device) for t in (self.pixels, self.fine, self.coarse, self.cut_out))
-        return TrainingSet(pixels, fine, coarse, cut_out, self.names)
+        """The same data with images and labels on a device; `cut_out` stays on the CPU, where parameters are drawn."""
+        pixels, fine, coarse = (tensor.to(device) for tensor in (self.pixels, self.fine, self.coarse))
+        return dataclasses.replace(self, pixels=pixels, fine=fine, coarse=coarse)
 
     def resized(self, size: int) -> TrainingSet:
         """The same images at `size` pixels, shrunk with anti-aliasing; never enlarged."""

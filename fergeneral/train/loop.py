@@ -196,6 +196,7 @@ class Trainer:
         self._collapsed_logs = 0
         torch.manual_seed(recipe.seed)
         torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True  # the input size is fixed within a stage
         network: nn.Module = PretrainingNetwork(recipe).to(processes.device).to(memory_format=torch.channels_last)
         network = processes.wrap(network, recipe)
         optimizer = _optimizer(recipe, network, fused=processes.device.type == "cuda")
