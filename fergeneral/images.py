@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from fergeneral.errors import ImageError
 
@@ -28,8 +28,8 @@ def load_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, or a uint8 torch tensor in the layouts (H, W, C) or (C, H, W).
     The EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits, and of
     an animation the first frame is taken. URLs are not fetched.
-    Raises ImageError that says what came and what is wanted, also for more than `max_pixels` pixels, before
-    their memory is taken.
+    Raises ImageError that says what came and what is wanted, also for a file of more than `max_pixels` pixels,
+    before their memory is taken (Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, stands beside this one).
     """
     if isinstance(source, Image.Image):
         return _from_pil(source, "the PIL image", max_pixels)
@@ -38,9 +38,9 @@ def load_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_bytes(bytes(source), "the image bytes", max_pixels)
     if isinstance(source, np.ndarray):
-        return _from_array(source, "an array", max_pixels)
+        return _from_array(source, "an array")
     if _is_tensor(source):
-        return _from_tensor(source, max_pixels)
+        return _from_tensor(source)
     if hasattr(source, "read"):
         return _from_file(source, max_pixels)
     raise ImageError(f"cannot read an image from {type(source).__name__}; {_WANTED}")
@@ -96,8 +96,11 @@ def _decode(file: Any, name: str, max_pixels: int) -> Image.Image:
         raise ImageError(
             f"{name} is not an image in a format that Pillow reads (JPEG, PNG, WebP, GIF, TIFF, BMP and others)"
         ) from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is too large, at most {max_pixels} pixels are read: {error}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
+            f"{name} is too large: {error}; for a file you trust, set PIL.Image.MAX_IMAGE_PIXELS and pass "
+            f"load_image(..., max_pixels=...)"
+        ) from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise ImageError(f"{name} is damaged or cut off: {error}") from error
 
@@ -105,7 +108,8 @@ def _decode(file: Any, name: str, max_pixels: int) -> Image.Image:
 def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     if image.width < 1 or image.height < 1:
         raise ImageError(f"{name} has no pixels ({image.width}x{image.height})")
-    if image.width * image.height > max_pixels:
+    in_file = isinstance(image, ImageFile.ImageFile)  # else the pixels are in memory already
+    if in_file and image.width * image.height > max_pixels:
         raise ImageError(
             f"{name} is too large: {image.width}x{image.height} pixels, at most {max_pixels} are read "
             f"(load_image(..., max_pixels=...) sets another limit)"
@@ -149,7 +153,7 @@ def _from_wide(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
 
 
-def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
     came = f"{name} of shape {array.shape} and type {array.dtype}"
     if array.dtype != np.uint8:
         raise ImageError(f"got {came}; values must be uint8, 0..255 (for floats in 0..1: (255 * x).astype('uint8'))")
@@ -161,10 +165,10 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
         raise ImageError(f"got {came}; {_WANTED}")
     if array.size == 0:
         raise ImageError(f"got {came}, which has no pixels")
-    return _from_pil(Image.fromarray(np.ascontiguousarray(array)), name, max_pixels)
+    return _from_pil(Image.fromarray(np.ascontiguousarray(array)), name, MAX_PIXELS)
 
 
-def _from_tensor(tensor: Any, max_pixels: int) -> Image.Image:
+def _from_tensor(tensor: Any) -> Image.Image:
     array = tensor.detach().cpu()
     if str(array.dtype) != "torch.uint8":
         raise ImageError(
@@ -174,4 +178,4 @@ def _from_tensor(tensor: Any, max_pixels: int) -> Image.Image:
     array = array.numpy()
     if array.ndim == 3 and array.shape[0] in (1, 3, 4):  # torch's own order, channels first, where both would fit
         array = np.moveaxis(array, 0, 2)
-    return _from_array(array, "a tensor", max_pixels)
+    return _from_array(array, "a tensor")

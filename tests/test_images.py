@@ -116,6 +116,7 @@ BAD = {
     "truncated JPEG": (JPEG[: len(JPEG) // 2], "damaged or cut off"),
     "truncated PNG": (PNG[: len(PNG) // 2], "damaged or cut off"),
     "giant header": (giant_png(20_000, 20_000), "too large"),
+    "large header": (giant_png(10_000, 10_000), "too large"),
     "float array": (np.zeros((5, 5, 3)), "uint8"),
     "batch": (np.zeros((2, 5, 5, 3), dtype=np.uint8), "batch"),
     "two channels": (np.zeros((5, 5, 2), dtype=np.uint8), "shape"),
@@ -150,9 +151,11 @@ def test_a_directory_and_a_text_named_jpg(tmp_path: Path) -> None:
 
 
 def test_the_limit_on_pixels_can_be_set() -> None:
-    with pytest.raises(ImageError, match=r"30x20 pixels, at most 100"):
-        load_image(PIXELS, max_pixels=100)
-    assert load_image(PIXELS, max_pixels=600).size == (30, 20)
+    for source in (PNG, Image.open(io.BytesIO(PNG))):
+        with pytest.raises(ImageError, match=r"30x20 pixels, at most 100"):
+            load_image(source, max_pixels=100)
+    assert load_image(PNG, max_pixels=600).size == (30, 20)
+    assert load_image(load_image(PNG), max_pixels=100).size == (30, 20)  # in memory already
 
 
 def test_one_pixel_wide_images_are_fine() -> None:

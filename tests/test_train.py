@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT
 from torch import nn
-from torchvision.transforms import v2
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
 from fergeneral import DataError, ExpressionExtractor, TrainingError
@@ -112,8 +112,8 @@ def test_the_boxes_follow_torchvisions_law() -> None:
     ).box
     torch.manual_seed(0)
     image = torch.zeros(3, 1000, 1000)
-    theirs = [v2.RandomResizedCrop.make_params(v2.RandomResizedCrop(9, scale=(0.5, 1)), [image]) for _ in range(4000)]
-    expected = torch.tensor([[p["left"], p["top"], p["width"], p["height"]] for p in theirs]) / 1000
+    theirs = [RandomResizedCrop.get_params(image, [0.5, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
+    expected = torch.tensor([[left, top, width, height] for top, left, height, width in theirs]) / 1000
     assert (boxes[:, :2] + boxes[:, 2:] <= 1 + 1e-6).all()
     assert boxes.mean(dim=0) == pytest.approx(expected.mean(dim=0).numpy(), abs=0.01)
     assert boxes.std(dim=0) == pytest.approx(expected.std(dim=0).numpy(), abs=0.01)
