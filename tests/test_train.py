@@ -24,6 +24,7 @@ from fergeneral.train.__main__ import main
 from fergeneral.train.augment import ViewParameters, draw_parameters, make_views
 from fergeneral.train.config import RECIPES, Recipe, Stage, find_recipe
 from fergeneral.train.data import TrainingSet, load_training_set
+from fergeneral.train.distributed import Processes, gather
 
 TINY = Recipe(
     "tiny",
@@ -133,7 +134,7 @@ def test_backgrounds_do_not_tell_the_set() -> None:
 
 
 def trainer(recipe: Recipe = TINY, folder: Path = Path("/nowhere")) -> loop.Trainer:
-    return loop.Trainer(recipe, images(64), folder, loop._Processes("cpu"))
+    return loop.Trainer(recipe, images(64), folder, Processes("cpu"))
 
 
 def test_a_resumed_run_is_the_uninterrupted_run(tmp_path: Path) -> None:
@@ -274,7 +275,7 @@ def test_control_c_saves(faces_folder: Path, tmp_path: Path) -> None:
         rest = process.stderr.read()
     assert process.wait(timeout=120) == 130, rest
     assert "go on with --resume" in rest
-    run = loop.Trainer(RECIPES["crs-cont-cpu"], images(64), tmp_path, loop._Processes("cpu"))
+    run = loop.Trainer(RECIPES["crs-cont-cpu"], images(64), tmp_path, Processes("cpu"))
     run.run.load(tmp_path / "out" / "checkpoint.safetensors")
     assert run.run.step >= 20
 
@@ -303,7 +304,7 @@ def build(architecture):
     return Plain(torch.nn.AdaptiveAvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(192, 512))
 
 loop.build_network = build
-with loop._Processes("cpu") as processes:
+with test_train.Processes("cpu") as processes:
     run = loop.Trainer(test_train.TINY, test_train.images(64, cut_out=20), test_train.Path("/nowhere"), processes)
     terms = [{{k: v.item() for k, v in run.step().items()}} for _ in range(8)]
     if processes.is_first:
@@ -332,4 +333,4 @@ def test_two_gloo_processes_have_the_loss_of_one(tmp_path: Path) -> None:
 
 def test_gather_keeps_rows_of_one_process() -> None:
     rows = nn.functional.normalize(torch.randn(3, 2, 4), dim=2)
-    assert loop.gather(rows) is rows
+    assert gather(rows) is rows

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn import functional as F
 
 from fergeneral.datasets import COARSE_LABELS, EXPRESSIONS
-from fergeneral.encoder import EncoderConfig, build_network, choose_device
+from fergeneral.encoder import EncoderConfig, build_network
 from fergeneral.errors import TrainingError
 from fergeneral.hub import save_folder
-from fergeneral.storage import whole_file
 from fergeneral.train.augment import draw_parameters, make_views
+from fergeneral.train.checkpoint import Run
 from fergeneral.train.config import Recipe
 from fergeneral.train.data import TrainingSet, load_training_set
+from fergeneral.train.distributed import Processes, gather
+from fergeneral.train.log import Log
 from fergeneral.train.objective import CRSContLoss, SimCLR, SupCon
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
-LOG_FILE = "log.jsonl"
 _LOG_EVERY = 20  # steps
 _STORAGE_FACTOR = 1.25  # images are kept this much larger than a stage's input, since views are crops of them
 _COLLAPSED_SPREAD = 0.01
@@ -67,79 +62,6 @@ class PretrainingNetwork(nn.Module):
         return outputs if self.fine is None else (*outputs, self.fine(features))
 
 
-class _Gather(torch.autograd.Function):
-    """All ranks' rows, in rank order; the gradient of a rank's rows is summed over the ranks that used them."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous()
-        dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-def gather(rows: Tensor) -> Tensor:
-    """(n, ...) of every process -> (n * processes, ...), with gradients. With one process: `rows`."""
-    gathered: Tensor = _Gather.apply(rows) if dist.is_initialized() else rows
-    return gathered
-
-
-@dataclasses.dataclass
-class Run:
-    """What a checkpoint holds: the state of a run after `step` steps and `seconds` seconds of training."""
-
-    recipe: Recipe
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    seconds: float = 0.0
-    images_seen: int = 0
-
-    def save(self, path: Path) -> None:
-        """Write a checkpoint, whole or not at all, as safetensors."""
-        tensors = {f"network.{name}": value for name, value in _bare(self.network).state_dict().items()}
-        for name, parameter in _bare(self.network).named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        counters = {"step": self.step, "seconds": self.seconds, "images_seen": self.images_seen}
-        metadata = {"recipe": self.recipe.fingerprint(), "counters": json.dumps(counters)}
-        with whole_file(path) as temporary:
-            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
-
-    def load(self, path: Path) -> None:
-        """Take over a checkpoint. Raises TrainingError for a damaged one and for one of another recipe."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (OSError, SafetensorError) as error:
-            raise TrainingError(f"{path} is not a readable checkpoint: {error}") from error
-        if metadata.get("recipe") != self.recipe.fingerprint():
-            raise TrainingError(
-                f"{path} was written by another recipe than {self.recipe.name!r} as it stands now; "
-                f"train into another --out folder, or leave out --resume to start again"
-            )
-        network = _bare(self.network)
-        network.load_state_dict(
-            {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
-        )
-        parameters = dict(network.named_parameters())
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, key, parameter_name = name.split(".", maxsplit=2)
-                parameter = parameters[parameter_name]
-                if value.shape == parameter.shape:  # in the parameter's memory layout
-                    value = torch.empty_like(parameter).copy_(value)
-                self.optimizer.state[parameter][key] = value
-        for name, value in json.loads(metadata["counters"]).items():
-            setattr(self, name, value)
-
-
 def train(
     recipe: Recipe,
     data: str | Path,
@@ -165,7 +87,7 @@ def train(
     checkpoint = Path(out) / CHECKPOINT_FILE
     if checkpoint.exists() and not resume:
         raise TrainingError(f"{checkpoint} is there already; add --resume to go on, or choose another --out")
-    with _Processes(device) as processes, _StopRequest() as stop:
+    with Processes(device) as processes, StopRequest() as stop:
         images = load_training_set(data, recipe, show_progress=show_progress and processes.is_first)
         trainer = Trainer(recipe, images, Path(out), processes, minutes)
         if checkpoint.exists():
@@ -178,7 +100,7 @@ class Trainer:
     """One run on one process: `step()` is a training step, `train()` repeats it until the schedule ends."""
 
     def __init__(
-        self, recipe: Recipe, images: TrainingSet, out: Path, processes: _Processes, minutes: float | None = None
+        self, recipe: Recipe, images: TrainingSet, out: Path, processes: Processes, minutes: float | None = None
     ) -> None:
         if len(images) < recipe.batch_size or recipe.batch_size % processes.count:
             raise TrainingError(
@@ -197,9 +119,10 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True  # the input size is fixed within a stage
-        network: nn.Module = PretrainingNetwork(recipe).to(processes.device).to(memory_format=torch.channels_last)
-        network = processes.wrap(network, recipe)
+        network = PretrainingNetwork(recipe).to(processes.device).to(memory_format=torch.channels_last)
+        self._forward = processes.wrap(network, recipe)
         optimizer = _optimizer(recipe, network, fused=processes.device.type == "cuda")
+        self._network = network
         self.run = Run(recipe, network, optimizer)
         self._objective = _objective(recipe)
         config = EncoderConfig(model_id="")
@@ -253,7 +176,7 @@ class Trainer:
         device = self.processes.device
         bf16 = self.recipe.bf16 and device.type == "cuda"
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            outputs = _as_pairs(self.run.network(self.views(index)), self.recipe.gather_features)
+            outputs = _as_pairs(self._forward(self.views(index)), self.recipe.gather_features)
         images_seen = len(index)
         if not self.recipe.gather_features:
             index = index[self.processes.share(len(index))]
@@ -287,10 +210,10 @@ class Trainer:
             resized = self.all_images.resized(math.ceil(pixels * _STORAGE_FACTOR))
             self.images = resized.to(self.processes.device)
 
-    def train(self, stop: _StopRequest, stop_after: float | None, checkpoint_minutes: float) -> bool:
+    def train(self, stop: StopRequest, stop_after: float | None, checkpoint_minutes: float) -> bool:
         """Step until the schedule ends (True) or a stop is asked for (False); checkpoints and logs on the way."""
         self.out.mkdir(parents=True, exist_ok=True)
-        log = _Log(self.out, self.run.step) if self.processes.is_first else None
+        log = Log(self.out, self.run.step) if self.processes.is_first else None
         try:
             finished = self._step_until(stop, stop_after, checkpoint_minutes, log)
         finally:
@@ -300,7 +223,7 @@ class Trainer:
         return finished
 
     def _step_until(
-        self, stop: _StopRequest, stop_after: float | None, checkpoint_minutes: float, log: _Log | None
+        self, stop: StopRequest, stop_after: float | None, checkpoint_minutes: float, log: Log | None
     ) -> bool:
         seconds_before, started = self.run.seconds, time.monotonic()
         saved_at = logged_at = started
@@ -343,8 +266,7 @@ class Trainer:
     def write_encoder(self) -> Path:
         """Write model.safetensors and config.json into `out`; only the first process writes."""
         if self.processes.is_first:
-            encoder = _bare(self.run.network).encoder
-            save_folder(self.out, encoder.state_dict(), self.encoder_config())
+            save_folder(self.out, self._network.encoder.state_dict(), self.encoder_config())
         return self.out
 
     def encoder_config(self) -> EncoderConfig:
@@ -353,7 +275,7 @@ class Trainer:
         return EncoderConfig(
             model_id=recipe.name,
             architecture=recipe.architecture,
-            embedding_size=_bare(self.run.network).embedding_size,
+            embedding_size=self._network.embedding_size,
             crop_size=recipe.crop_size,
             training_data=tuple(f"{name} (train)" for name in recipe.datasets),
             license="research only, non-commercial: see the model card",
@@ -395,66 +317,14 @@ def _as_pairs(outputs: tuple[Tensor, ...], gathered: bool) -> Outputs:
     return Outputs(pairs[0], pairs[1], pairs[2] if len(pairs) == 3 else None)
 
 
-def _bare(network: nn.Module) -> PretrainingNetwork:
-    """The network itself, out of a DistributedDataParallel wrapper."""
-    return cast(PretrainingNetwork, getattr(network, "module", network))
-
-
-class _Processes:
-    """The processes of a run: one, or those that torchrun started (nccl on CUDA, gloo else)."""
-
-    def __init__(self, device: str | None = None) -> None:
-        self.rank = int(os.environ.get("RANK", 0))
-        self.count = int(os.environ.get("WORLD_SIZE", 1))
-        self.device = choose_device(device)
-        if self.count > 1 and self.device.type == "cuda":
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-            torch.cuda.set_device(self.device)
-
-    @property
-    def is_first(self) -> bool:
-        return self.rank == 0
-
-    def __enter__(self) -> _Processes:
-        if self.count > 1:
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self.count > 1:
-            dist.destroy_process_group()
-
-    def share(self, batch: int) -> slice:
-        """The rows of a global batch that this process computes."""
-        each = batch // self.count
-        return slice(self.rank * each, (self.rank + 1) * each)
-
-    def of_first(self, value: float) -> float:
-        """The first process's value, on every process."""
-        if self.count == 1:
-            return value
-        shared = torch.tensor([value], device=self.device, dtype=torch.float32)
-        dist.broadcast(shared, 0)
-        return float(shared)
-
-    def wrap(self, network: nn.Module, recipe: Recipe) -> nn.Module:
-        if self.count == 1:
-            return network
-        if self.device.type == "cuda":
-            if recipe.synchronised_batchnorm:
-                network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-            return nn.parallel.DistributedDataParallel(network, device_ids=[self.device.index])
-        return nn.parallel.DistributedDataParallel(network)
-
-
-class _StopRequest:
+class StopRequest:
     """Turns Ctrl-C and SIGTERM into a flag that is read between two steps; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.asked = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> _StopRequest:
+    def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._ask)
@@ -468,35 +338,3 @@ class _StopRequest:
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-class _Log:
-    """Scalars to TensorBoard and log.jsonl, and a progress line on stderr."""
-
-    def __init__(self, out: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
-        path = out / LOG_FILE
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if step else []
-        with whole_file(path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-        self._file = path.open("a")
-
-    def write(self, run: Run, progress: float, pixels: int, rate: float, values: dict[str, float]) -> None:
-        row = {"step": run.step, "seconds": round(run.seconds, 1), "pixels": pixels, "images_per_s": round(rate, 1)}
-        self._file.write(json.dumps({**row, **values}) + "\n")
-        self._file.flush()
-        for name, value in {**values, "images_per_s": rate, "pixels": pixels}.items():
-            self._board.add_scalar(name, value, run.step)
-        left = run.seconds / max(progress, 1e-9) - run.seconds
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        print(
-            f"step {run.step}  {progress:.1%}  {pixels} px  {shown}  {rate:.0f} images/s  ETA {left / 60:.1f} min",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def close(self) -> None:
-        self._file.close()
-        self._board.close()
