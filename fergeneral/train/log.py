@@ -20,7 +20,8 @@ class Log:
     def __init__(self, out: Path, step: int) -> None:
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
         path = out / LOG_FILE
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if step else []
+        lines = path.read_text().splitlines() if step and path.is_file() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]  # whole, not undone
         with whole_file(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
