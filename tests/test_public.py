@@ -105,7 +105,8 @@ def test_a_missing_extra_says_what_to_type(package: str, module: str, extra: str
 
 def test_nothing_unpickles_or_evaluates() -> None:
     forbidden = re.compile(
-        r"(import|from) (pickle|dill|cloudpickle|marshal)|torch\.load\b|(?<!\.)\b(eval|exec)\(|joblib|allow_pickle=True|weights_only"
+        r"(import|from) (pickle|dill|cloudpickle|joblib|marshal)|torch\.load\b|(?<!\.)\b(eval|exec)\("
+        r"|allow_pickle=True|weights_only"
     )
     for path in PACKAGE.rglob("*.py"):
         for number, line in enumerate(path.read_text().splitlines(), start=1):
