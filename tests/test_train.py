@@ -303,10 +303,13 @@ class Plain(torch.nn.Sequential):
 def build(architecture):
     return Plain(torch.nn.AdaptiveAvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(192, 512))
 
+def steps(processes):
+    run = loop.Trainer(test_train.TINY, test_train.images(64, cut_out=20), test_train.Path("/nowhere"), processes)
+    return [{{k: v.item() for k, v in run.step().items()}} for _ in range(8)]
+
 loop.build_network = build
 with test_train.Processes("cpu") as processes:
-    run = loop.Trainer(test_train.TINY, test_train.images(64, cut_out=20), test_train.Path("/nowhere"), processes)
-    terms = [{{k: v.item() for k, v in run.step().items()}} for _ in range(8)]
+    terms = steps(processes)
     if processes.is_first:
         open(sys.argv[1], "w").write(json.dumps([processes.count, terms]))
 """

@@ -49,11 +49,11 @@ class ProbeResult:
             f"C = {self.c:.3g}, chosen on {VALIDATION_SHARE:.0%} of train (accuracy {self.validation_accuracy:.4f})",
             "",
             "recall, and confusion (rows true, columns predicted):",
-            " " * (width + 8) + " ".join(f"{label[:6]:>6}" for label in self.labels),
+            " " * (width + 8) + " ".join(f"{label:>{width}}" for label in self.labels),
         ]
         for label, row in zip(self.labels, self.confusion, strict=True):
             recall = f"{self.recall[label]:6.3f}" if label in self.recall else "     -"
-            lines.append(f"{label:<{width}}  {recall}" + " ".join(f"{count:>6}" for count in row))
+            lines.append(f"{label:<{width}}  {recall}" + "".join(f" {count:>{width}}" for count in row))
         return "\n".join(lines)
 
 

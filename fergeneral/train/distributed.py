@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -36,6 +37,9 @@ class Processes:
 
     def __exit__(self, *exc: object) -> None:
         if self.count > 1:
+            if exc[0] is None:
+                dist.barrier()  # nobody leaves while another still needs the connection
+            gc.collect()  # a DistributedDataParallel that outlives its group aborts the process when it ends
             dist.destroy_process_group()
 
     def share(self, batch: int) -> slice:

@@ -88,12 +88,16 @@ def train(
     if checkpoint.exists() and not resume:
         raise TrainingError(f"{checkpoint} is there already; add --resume to go on, or choose another --out")
     with Processes(device) as processes, StopRequest() as stop:
-        images = load_training_set(data, recipe, show_progress=show_progress and processes.is_first)
-        trainer = Trainer(recipe, images, Path(out), processes, minutes)
-        if checkpoint.exists():
-            trainer.run.load(checkpoint)
-        finished = trainer.train(stop, stop_after, checkpoint_minutes)
-        return trainer.write_encoder() if finished else None
+
+        def run() -> Path | None:
+            images = load_training_set(data, recipe, show_progress=show_progress and processes.is_first)
+            trainer = Trainer(recipe, images, Path(out), processes, minutes)
+            if checkpoint.exists():
+                trainer.run.load(checkpoint)
+            finished = trainer.train(stop, stop_after, checkpoint_minutes)
+            return trainer.write_encoder() if finished else None
+
+        return run()  # a function, so that its trainer is gone before the processes part
 
 
 class Trainer:
