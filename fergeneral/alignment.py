@@ -53,11 +53,16 @@ def align_face(image: Any, landmarks: Any, *, size: int = 112, template: Any = T
     """
     from fergeneral.images import load_image
 
+    return cut_face(load_image(image), landmarks, size, template)
+
+
+def cut_face(image: Image.Image, landmarks: Any, size: int, template: Any = TEMPLATE) -> np.ndarray:
+    """`align_face` of an image that has been read already, of any 8-bit mode: (size, size, C) uint8."""
     points = np.asarray(landmarks, dtype=np.float64)
     if points.shape != (5, 2) or not np.isfinite(points).all():
         raise ImageError(f"landmarks must be five finite (x, y) points, got shape {points.shape}: {points!r}")
     goal = np.asarray(template, dtype=np.float64) * size
-    return np.array(warp(load_image(image), similarity_transform(points, goal), size))
+    return np.array(warp(image, similarity_transform(points, goal), size))
 
 
 def resize_crop(image: Image.Image, size: int) -> np.ndarray:

@@ -189,7 +189,7 @@ def _save_pictures(
 ) -> None:
     from PIL import Image
 
-    from fergeneral.alignment import align_face
+    from fergeneral.alignment import cut_face
     from fergeneral.drawing import draw_faces
     from fergeneral.images import load_image
 
@@ -199,7 +199,7 @@ def _save_pictures(
     if crops:
         size, template = extractor.config.crop_size, extractor.config.template
         for number, face in enumerate(faces):
-            crop = align_face(image, face.landmarks, size=size, template=template)
+            crop = cut_face(image, face.landmarks, size, template)
             _save(Image.fromarray(crop), crops / f"{name}_{number}.png")
 
 

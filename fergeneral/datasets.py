@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fergeneral.alignment import TEMPLATE, resize_crop, similarity_transform, warp
+from fergeneral.alignment import TEMPLATE, cut_face, resize_crop
 from fergeneral.errors import DataError, ImageError
 from fergeneral.images import load_image
 
@@ -106,8 +106,7 @@ class Dataset:
         """One of its images as a (size, size, C) crop, the landmarks at `template`; whole where they are not known."""
         if self.landmarks is None or self.landmarks == template:
             return resize_crop(image, size)
-        matrix = similarity_transform(np.asarray(self.landmarks) * image.size, np.asarray(template) * size)
-        return np.asarray(warp(image, matrix, size))
+        return cut_face(image, np.asarray(self.landmarks) * image.size, size, template)
 
     def crops(self, crop: Callable[[Image.Image], np.ndarray]) -> Iterator[np.ndarray]:
         """`crop` of each upright RGB image, in the order of `samples`, decoded in a few threads.

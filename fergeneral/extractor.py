@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fergeneral import hub
-from fergeneral.alignment import align_face
+from fergeneral.alignment import cut_face
 from fergeneral.detection import MTCNNDetector
 from fergeneral.encoder import Encoder, EncoderConfig
 from fergeneral.errors import ImageError
@@ -130,7 +130,7 @@ class ExpressionExtractor:
         picture = load_image(image)
         detections = sorted(self.detector.detect(picture), key=lambda detection: -detection.area)
         size, template = self.config.crop_size, self.config.template
-        return detections, [align_face(picture, found.landmarks, size=size, template=template) for found in detections]
+        return detections, [cut_face(picture, found.landmarks, size, template) for found in detections]
 
     def _encode_batch(self, found: list[list[Detection]], crops: list[np.ndarray]) -> Iterator[list[Face]]:
         embeddings = self.encoder.encode(crops, show_progress=False)

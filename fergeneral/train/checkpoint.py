@@ -25,7 +25,6 @@ class Run:
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
-    images_seen: int = 0
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all, as safetensors."""
@@ -33,7 +32,7 @@ class Run:
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value
-        counters = {"step": self.step, "seconds": self.seconds, "images_seen": self.images_seen}
+        counters = {"step": self.step, "seconds": self.seconds}
         metadata = {"recipe": self.recipe.fingerprint(), "counters": json.dumps(counters)}
         with whole_file(path) as temporary:
             save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)

@@ -181,7 +181,6 @@ class Trainer:
         bf16 = self.recipe.bf16 and device.type == "cuda"
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             outputs = _as_pairs(self._forward(self.views(index)), self.recipe.gather_features)
-        images_seen = len(index)
         if not self.recipe.gather_features:
             index = index[self.processes.share(len(index))]
         index = index.to(device)
@@ -190,7 +189,6 @@ class Trainer:
         terms["total"].backward()
         self.run.optimizer.step()
         self.run.step += 1
-        self.run.images_seen += images_seen
         mean = outputs.projections.detach().flatten(0, 1).mean(dim=0)
         terms["spread"] = 1 - mean.square().sum()
         terms["learning_rate"] = torch.tensor(learning_rate)
@@ -201,7 +199,7 @@ class Trainer:
         unused = 0 * outputs.coarse.sum()  # the baselines leave the coarse head without a gradient, which DDP forbids
         terms["total"] = (terms["total"] + unused) * self.recipe.objective_weight_at(progress)
         if outputs.fine is not None:
-            logits = outputs.fine.float()
+            logits = outputs.fine
             smoothing = self.recipe.label_smoothing
             terms["fine"] = F.cross_entropy(logits.flatten(0, 1), fine.repeat_interleave(2), label_smoothing=smoothing)
             terms["total"] = terms["total"] + self.recipe.fine_weight * terms["fine"]
@@ -231,7 +229,7 @@ class Trainer:
     ) -> bool:
         seconds_before, started = self.run.seconds, time.monotonic()
         saved_at = logged_at = started
-        images_logged = self.run.images_seen
+        step_logged = self.run.step
         while self.progress() < 1:
             terms = self.step()
             now = time.monotonic()
@@ -239,8 +237,8 @@ class Trainer:
             if self.run.step % _LOG_EVERY == 0:
                 values = {name: float(value) for name, value in terms.items()}
                 self._give_up_if_collapsed(values)
-                rate = (self.run.images_seen - images_logged) / max(now - logged_at, 1e-9)
-                logged_at, images_logged = now, self.run.images_seen
+                rate = (self.run.step - step_logged) * self.recipe.batch_size / max(now - logged_at, 1e-9)
+                logged_at, step_logged = now, self.run.step
                 if log:
                     log.write(self.run, self.progress(), self.stage_pixels, rate, values)
             if now - saved_at > 60 * checkpoint_minutes:
