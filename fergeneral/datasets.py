@@ -61,12 +61,16 @@ _LANDMARKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One labelled image: its path inside the data set's folder, label, split and, where known, person."""
+    """One labelled image: its path inside the data set's folder, label, split and, where known, person.
+
+    `votes`: the shares of the annotators' votes for EXPRESSIONS (8 numbers, sum 1), where the data set has them.
+    """
 
     path: str
     label: str
     split: str | None = None
     subject: str | None = None
+    votes: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,8 +241,10 @@ def _read_ferplus(files: _Files) -> tuple[tuple[Sample, ...], tuple[tuple[str, i
             continue
         votes[votes <= 1] = 0
         winner = int(votes.argmax())
-        agreed = winner < len(EXPRESSIONS) and votes[winner] > 0.5 * votes.sum()
-        samples[path] = Sample(path, EXPRESSIONS[winner], split) if agreed else None  # a later row replaces an earlier
+        samples[path] = None  # a later row replaces an earlier
+        if winner < len(EXPRESSIONS) and votes[winner] > 0.5 * votes.sum():
+            counts = votes[: len(EXPRESSIONS)]
+            samples[path] = Sample(path, EXPRESSIONS[winner], split, votes=tuple((counts / counts.sum()).tolist()))
     kept = tuple(sample for sample in samples.values() if sample is not None)
     return kept, (("no image name", nameless), ("no majority for an expression", len(samples) - len(kept)))
 

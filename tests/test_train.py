@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
@@ -35,6 +37,7 @@ TINY = Recipe(
     batch_size=16,
     learning_rate=0.01,
     fine_weight=1.0,
+    bf16=False,
 )
 
 
@@ -44,7 +47,9 @@ def images(count: int = 12, size: int = 40, cut_out: int = 0) -> TrainingSet:
     pixels[:, 3] = 255
     pixels[:cut_out, 3, :, : size // 2] = 0
     fine = torch.arange(count) % 7
-    return TrainingSet(pixels, fine, fine % 4, torch.arange(cut_out), tuple(map(str, range(count))))
+    target = nn.functional.one_hot(fine, 8).float()
+    names = tuple(map(str, range(count)))
+    return TrainingSet(pixels, fine, fine % 4, target, torch.arange(cut_out), torch.arange(count), names)
 
 
 def parameters(count: int, **changes: object) -> ViewParameters:
@@ -60,7 +65,11 @@ def parameters(count: int, **changes: object) -> ViewParameters:
         "outline": torch.full((count,), -1),
         "fill": torch.full((count,), -1),
         "colour": torch.zeros(count, 3),
+        "angle": torch.zeros(count),
+        "shrunk": no,
+        "erased": torch.zeros(count, 4),
         "order": (0, 1, 2, 3),
+        "low_resolution": 16,
     }
     return ViewParameters(**{**neutral, **changes})
 
@@ -120,6 +129,75 @@ def test_the_boxes_follow_torchvisions_law() -> None:
     assert boxes.std(dim=0) == pytest.approx(expected.std(dim=0).numpy(), abs=0.01)
 
 
+def test_turning_against_torchvision() -> None:
+    data = images(3, 64)
+    turned = make_views(data, parameters(3, angle=torch.full((3,), np.deg2rad(12.0))), 64)
+    # The box turns clockwise, so what is seen in it turns the other way, which is torchvision's positive direction.
+    expected = [
+        reference.rotate(one[:3].float(), 12.0, interpolation=reference.InterpolationMode.BILINEAR)
+        for one in data.pixels
+    ]
+    inner = (slice(None), slice(None), slice(14, -14), slice(14, -14))  # torchvision fills the corners with black
+    assert turned[inner] == pytest.approx(torch.stack(expected)[inner].numpy() / 255, abs=1e-4)
+
+
+def test_boxes_around_the_image_repeat_its_edge() -> None:
+    data = images(2, 32)
+    box = torch.tensor([[-0.25, -0.25, 1.5, 1.5]]).repeat(2, 1)  # 48 pixels a side: the image with 8 around it
+    views = make_views(data, parameters(2, box=box), 48)
+    expected = nn.functional.pad(data.pixels[:, :3].float() / 255, (8, 8, 8, 8), mode="replicate")
+    assert views == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_large_boxes_follow_their_law() -> None:
+    recipe = dataclasses.replace(TINY, crop_scale=(0.5, 1.44))
+    boxes = draw_parameters(
+        torch.zeros(20_000, dtype=torch.long), images(), recipe, torch.Generator().manual_seed(0)
+    ).box
+    assert boxes[:, 2:].max() <= 1.2 + 1e-6
+    area = boxes[:, 2:].prod(dim=1)
+    assert 0.5 - 1e-5 <= area.min() < 0.51
+    assert 1.3 < area.max() <= 1.44 + 1e-5
+    for start, size in (boxes[:, [0, 2]].T, boxes[:, [1, 3]].T):
+        inside = size <= 1
+        assert (start[inside] >= -1e-6).all()
+        assert (start + size)[inside].max() <= 1 + 1e-6
+        assert (start[~inside] <= 1e-6).all()  # the whole image lies in a box that is larger than it
+        assert (start + size)[~inside].min() >= 1 - 1e-6
+
+
+def test_low_resolution_against_torchvision() -> None:
+    data = images(4, 64)
+    chosen = torch.tensor([True, False, True, False])
+    views = make_views(data, parameters(4, shrunk=chosen, low_resolution=24), 64)
+    small = reference.resize(data.pixels[:, :3].float() / 255, [24, 24], antialias=True)
+    expected = reference.resize(small, [64, 64], antialias=False)
+    assert views[::2] == pytest.approx(expected[::2].numpy(), abs=1e-4)
+    assert views[1::2] == pytest.approx(data.pixels[1::2, :3].numpy() / 255, abs=1e-5)
+    unchanged = make_views(data, parameters(4, shrunk=chosen, low_resolution=64), 64)
+    assert unchanged == pytest.approx(data.pixels[:, :3].numpy() / 255, abs=1e-5)
+
+
+def test_erasing_a_rectangle() -> None:
+    data = images(2)
+    erased = torch.tensor([[0.25, 0.5, 0.5, 0.25], [0.3, 0.3, 0.0, 0.0]])  # of 40 pixels; nothing in the second
+    colour = torch.tensor([[1.0, 0.0, 0.5]]).repeat(2, 1)
+    views = make_views(data, parameters(2, erased=erased, colour=colour), 40)
+    expected = data.pixels[:, :3].float() / 255
+    expected[0, :, 20:30, 10:30] = colour[0].view(3, 1, 1)
+    assert views == pytest.approx(expected.numpy(), abs=1e-5)
+    drawn = draw_parameters(
+        torch.zeros(20_000, dtype=torch.long),
+        images(),
+        dataclasses.replace(TINY, erase_probability=0.3),
+        torch.Generator().manual_seed(0),
+    ).erased
+    shown = drawn[drawn[:, 2] > 0]
+    assert len(shown) / len(drawn) == pytest.approx(0.3, abs=0.02)
+    assert (shown[:, :2] + shown[:, 2:] <= 1 + 1e-6).all()
+    assert shown[:, 2:].mean() == pytest.approx(0.3, abs=0.01)  # of sides drawn from 0.1 to 0.5
+
+
 def test_backgrounds_do_not_tell_the_set() -> None:
     """What lies outside a cut-out face is filled, and any image can be cut to such an outline."""
     data = images(6, cut_out=2)
@@ -131,6 +209,58 @@ def test_backgrounds_do_not_tell_the_set() -> None:
     cut = make_views(data, parameters(6, outline=torch.zeros(6, dtype=torch.long), fill=torch.full((6,), 3)), 40)
     assert cut[5][:, *left] == pytest.approx(data.pixels[3, :3][:, *left].numpy() / 255, abs=1e-5)
     assert cut[5][:, *right] == pytest.approx(data.pixels[5, :3][:, *right].numpy() / 255, abs=1e-5)
+
+
+def test_votes_are_the_target_and_sets_are_repeated(tmp_path: Path, faces_folder: Path) -> None:
+    folder = tmp_path / "votes"
+    (folder / "FER2013Train").mkdir(parents=True)
+    Image.new("L", (48, 48), 128).save(folder / "FER2013Train" / "fer0.png")
+    header = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+    (folder / "fer2013new.csv").write_text(f"{header}\nTraining,fer0.png,6,0,0,3,0,0,1,0,0,0\n")
+    recipe = dataclasses.replace(TINY, datasets=("faces", "votes"), repeats=(1, 3))
+    loaded = load_training_set(tmp_path, recipe, show_progress=False)
+    assert loaded.target[-1].tolist() == pytest.approx([6 / 9, 0, 0, 3 / 9, 0, 0, 0, 0])  # a single vote is dropped
+    assert loaded.target[:-1].sum(dim=1).tolist() == [1.0] * 64
+    assert loaded.target[:-1].argmax(dim=1).tolist() == loaded.fine[:-1].tolist()
+    assert loaded.pool.tolist() == [*range(64), 64, 64, 64]
+    with pytest.raises(DataError, match="repeats"):
+        load_training_set(tmp_path, dataclasses.replace(recipe, repeats=(1,)), show_progress=False)
+
+
+def test_the_fine_term_against_its_formula() -> None:
+    run = trainer(dataclasses.replace(TINY, label_smoothing=0.1))
+    run.images = dataclasses.replace(run.images, target=torch.rand(64, 8).softmax(dim=1))
+    logits = torch.randn(16, 2, 8)
+    index = torch.arange(16)
+    flat = nn.functional.normalize(torch.randn(16, 2, 128), dim=2)
+    terms = run._terms(loop.Outputs(flat, torch.randn(16, 2, 4), logits), index, 1.0)
+    smooth = 0.9 * run.images.target[:16, None].double() + 0.1 / 8
+    expected = -(smooth * logits.double().log_softmax(dim=2)).sum(dim=2).mean()
+    assert terms["fine"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_run_starts_from_given_weights(random_folder: Path) -> None:
+    run = trainer(dataclasses.replace(TINY, start_from=str(random_folder)))
+    given = ExpressionExtractor.from_pretrained(random_folder, device="cpu").encoder.state_dict()
+    for name, value in run._network.encoder.state_dict().items():
+        assert torch.equal(value, given[name]), name
+
+
+def test_the_average_is_what_is_written(tmp_path: Path) -> None:
+    run = trainer(dataclasses.replace(TINY, average_decay=0.5), tmp_path)
+    history = []
+    for _ in range(3):
+        run.step()
+        history.append(run._network.encoder.conv1.weight.detach().clone())
+    expected = 0.5 * (0.5 * history[0] + 0.5 * history[1]) + 0.5 * history[2]
+    run.run.save(tmp_path / "checkpoint.safetensors")
+    again = trainer(dataclasses.replace(TINY, average_decay=0.5), tmp_path)
+    again.run.load(tmp_path / "checkpoint.safetensors")
+    again.write_encoder()
+    written = load_file(tmp_path / "model.safetensors")["conv1.weight"].float()
+    assert written.numpy() == pytest.approx(expected.numpy(), abs=1e-4)  # fp16
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert (record["steps"], record["images_drawn"], record["recipe"]["name"]) == (3, 48, "tiny")
 
 
 def trainer(recipe: Recipe = TINY, folder: Path = Path("/nowhere")) -> loop.Trainer:
@@ -206,11 +336,11 @@ def test_checkpoints_of_others_and_torn_ones_are_refused(tmp_path: Path) -> None
 def test_a_collapsed_run_is_stopped() -> None:
     run = trainer()
     for _ in range(4):
-        run._give_up_if_collapsed({"total": 5.0, "spread": 0.0})
+        run._give_up_if_collapsed({"total": 5.0, "spread": 0.0}, 0.5)
     with pytest.raises(TrainingError, match="collapsed"):
-        run._give_up_if_collapsed({"total": 5.0, "spread": 0.0})
+        run._give_up_if_collapsed({"total": 5.0, "spread": 0.0}, 0.5)
     with pytest.raises(TrainingError, match="loss is nan"):
-        run._give_up_if_collapsed({"total": float("nan"), "spread": 1.0})
+        run._give_up_if_collapsed({"total": float("nan"), "spread": 1.0}, 0.5)
 
 
 @pytest.mark.parametrize("objective", ["simclr", "supcon"])

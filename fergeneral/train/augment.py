@@ -6,6 +6,10 @@ ColorJitter's order is drawn once a batch. One transform is added for mixed data
 out on black, and an encoder could read the data set from that. So, with `cutout_probability`, any image is cut to
 the outline of some cut-out face, and whatever lies outside an outline is filled with a colour or with another image.
 
+Not in the paper, and off unless a recipe asks for them: turning; boxes larger than the image, so that faces come
+smaller too (its edge pixels are repeated, as at inference); low resolution, to a size drawn once a batch; a rectangle
+erased by a colour (Zhong et al., AAAI 2020, arXiv 1708.04896).
+
 Parameters are drawn on the CPU from (seed, step) alone, for the whole batch of all processes: a resumed run, and
 a run on another number of processes, draw the same ones.
 """
@@ -34,7 +38,9 @@ class ViewParameters:
 
     `flip`, `grey`, `jittered` (n,) bool. `factors` (n, 4): brightness, contrast, saturation, hue. `order`: of
     these four. `outline` (n,): of the image whose alpha is laid on, -1 for none. `fill` (n,): of the image that
-    fills the outside, -1 for `colour` (n, 3) in 0..1.
+    fills the outside, -1 for `colour` (n, 3) in 0..1. `angle` (n,): radians, clockwise turn of the box. `shrunk` (n,)
+    bool: brought to `low_resolution` pixels a side and back. `erased` (n, 4): as `box`, of the view, in `colour`;
+    without width where nothing is erased.
     """
 
     index: Tensor
@@ -46,7 +52,11 @@ class ViewParameters:
     outline: Tensor
     fill: Tensor
     colour: Tensor
+    angle: Tensor
+    shrunk: Tensor
+    erased: Tensor
     order: tuple[int, ...]
+    low_resolution: int
 
     def rows(self, chosen: slice) -> ViewParameters:
         """Some of the views."""
@@ -81,6 +91,10 @@ def draw_parameters(index: Tensor, images: TrainingSet, recipe: Recipe, generato
 
     b, c, s, h = recipe.jitter
     bounds = ((1 - b, 1 + b), (1 - c, 1 + c), (1 - s, 1 + s), (-h, h))
+    turn = math.radians(recipe.rotation)
+    shortest, longest = recipe.erase_side
+    erased_size = uniform(n, 2, low=shortest, high=longest) * chosen(recipe.erase_probability)[:, None]
+    lowest, highest = recipe.low_resolution
     return ViewParameters(
         index=index,
         box=_draw_boxes(n, recipe, generator),
@@ -91,18 +105,25 @@ def draw_parameters(index: Tensor, images: TrainingSet, recipe: Recipe, generato
         outline=outline,
         fill=torch.where(chosen(0.5), some(len(images)), -1),
         colour=uniform(n, 3),
+        angle=uniform(n, low=-turn, high=turn),
+        shrunk=chosen(recipe.low_resolution_probability),
+        erased=torch.cat([uniform(n, 2) * (1 - erased_size), erased_size], dim=1),
         order=tuple(torch.randperm(4, generator=generator).tolist()),
+        low_resolution=int(torch.randint(lowest, highest + 1, (), generator=generator)),
     )
 
 
 def _draw_boxes(n: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """RandomResizedCrop's law on a unit square: the first of ten (area, ratio) pairs that fits, else all of it."""
+    """RandomResizedCrop's law on a unit square: the first of ten (area, ratio) pairs that fits, else all of it.
+
+    With areas above 1, a box fits a square of the largest area, and one larger than the image lies around it.
+    """
     area = torch.rand(n, _CROP_TRIES, generator=generator)
     area = recipe.crop_scale[0] + area * (recipe.crop_scale[1] - recipe.crop_scale[0])
     low, high = (math.log(ratio) for ratio in recipe.crop_ratio)
     ratio = torch.exp(low + torch.rand(n, _CROP_TRIES, generator=generator) * (high - low))
     size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=2)
-    fits = (size <= 1).all(dim=2)
+    fits = (size <= max(1.0, recipe.crop_scale[1] ** 0.5)).all(dim=2)
     first = fits.int().argmax(dim=1)
     size = torch.where(fits.any(dim=1, keepdim=True), size[torch.arange(n), first], 1.0)
     corner = torch.rand(n, 2, generator=generator) * (1 - size)
@@ -124,7 +145,8 @@ def make_views(images: TrainingSet, views: ViewParameters, size: int) -> Tensor:
         outside = torch.where(filled.view(-1, 1, 1, 1), other, views.colour.view(-1, 3, 1, 1))
         rgb = rgb * alpha + outside * (1 - alpha)
     rgb = _jitter(rgb, views)
-    return torch.where(views.grey.view(-1, 1, 1, 1), _grey(rgb), rgb)
+    rgb = torch.where(views.grey.view(-1, 1, 1, 1), _grey(rgb), rgb)
+    return _erase(_shrink(rgb, views), views)
 
 
 def _sampling_grid(views: ViewParameters, size: int) -> Tensor:
@@ -132,10 +154,12 @@ def _sampling_grid(views: ViewParameters, size: int) -> Tensor:
     centres = (torch.arange(size, device=views.box.device) + 0.5) / size
     left, top, width, height = (column[:, None] for column in views.box.unbind(dim=1))
     along = torch.where(views.flip[:, None], 1 - centres, centres)
-    x = (left + along * width) * 2 - 1
-    y = (top + centres * height) * 2 - 1
-    n = len(views.box)
-    return torch.stack([x[:, None, :].expand(n, size, size), y[:, :, None].expand(n, size, size)], dim=3)
+    across = ((along - 0.5) * width)[:, None, :]  # from the box's centre
+    down = ((centres - 0.5) * height)[:, :, None]
+    cos, sin = views.angle.cos()[:, None, None], views.angle.sin()[:, None, None]
+    x = (left + 0.5 * width)[:, :, None] + cos * across - sin * down
+    y = (top + 0.5 * height)[:, :, None] + sin * across + cos * down
+    return torch.stack([x, y], dim=3) * 2 - 1
 
 
 def _sample(pixels: Tensor, grid: Tensor) -> Tensor:
@@ -145,6 +169,24 @@ def _sample(pixels: Tensor, grid: Tensor) -> Tensor:
 def _grey(rgb: Tensor) -> Tensor:
     weights = torch.tensor(_GREY, device=rgb.device, dtype=rgb.dtype).view(1, 3, 1, 1)
     return (rgb * weights).sum(dim=1, keepdim=True).expand_as(rgb)
+
+
+def _shrink(rgb: Tensor, views: ViewParameters) -> Tensor:
+    size, low = rgb.shape[-1], views.low_resolution
+    if low >= size:
+        return rgb
+    small = F.interpolate(rgb, size=(low, low), mode="bilinear", antialias=True)
+    back = F.interpolate(small, size=(size, size), mode="bilinear", align_corners=False)
+    return torch.where(views.shrunk.view(-1, 1, 1, 1), back, rgb)
+
+
+def _erase(rgb: Tensor, views: ViewParameters) -> Tensor:
+    centres = (torch.arange(rgb.shape[-1], device=rgb.device) + 0.5) / rgb.shape[-1]
+    left, top, width, height = (column[:, None] for column in views.erased.unbind(dim=1))
+    columns = (centres >= left) & (centres < left + width)
+    rows = (centres >= top) & (centres < top + height)
+    inside = (rows[:, :, None] & columns[:, None, :])[:, None]
+    return torch.where(inside, views.colour.view(-1, 3, 1, 1), rgb)
 
 
 def _blend(a: Tensor, b: Tensor, factor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from fergeneral.errors import TrainingError
 from fergeneral.storage import whole_file
@@ -18,17 +19,23 @@ from fergeneral.train.config import Recipe
 
 @dataclasses.dataclass
 class Run:
-    """What a checkpoint holds: the state of a run after `step` steps and `seconds` seconds of training."""
+    """What a checkpoint holds: the state of a run after `step` steps and `seconds` seconds of training.
+
+    `average`: the moving average of the encoder's weights, where the recipe wants one.
+    """
 
     recipe: Recipe
     network: nn.Module
     optimizer: torch.optim.Optimizer
+    average: AveragedModel | None = None
     step: int = 0
     seconds: float = 0.0
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all, as safetensors."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value
@@ -50,10 +57,10 @@ class Run:
                 f"{path} was written by another recipe than {self.recipe.name!r} as it stands now; "
                 f"train into another --out folder, or leave out --resume to start again"
             )
-        weights = {
-            name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")
-        }
-        self.network.load_state_dict(weights)
+        for part, module in (("network.", self.network), ("average.", self.average)):
+            if module is not None:
+                state = {name.removeprefix(part): tensors[name] for name in tensors if name.startswith(part)}
+                module.load_state_dict(state)
         parameters = dict(self.network.named_parameters())
         for name, value in tensors.items():
             if name.startswith("optimizer."):

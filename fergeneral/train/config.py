@@ -23,6 +23,8 @@ class Recipe:
 
     name: str
     datasets: tuple[str, ...] = ("rafdb", "affectnet")  # folders below --data; their train splits
+    repeats: tuple[int, ...] = ()  # how often an epoch goes through each of them; once where empty
+    start_from: str = ""  # an encoder's name, folder or Hub repository to go on from; from scratch where empty
     architecture: str = "resnet18"
     crop_size: int = 112  # of the encoder that is written
     stages: tuple[Stage, ...] = (Stage(112, 1.0),)  # progressive resolution where there are several
@@ -39,6 +41,7 @@ class Recipe:
     objective_ramp: tuple[float, float] = (0.0, 0.0)  # shares of the schedule between which its weight rises from 0
     fine_weight: float = 0.0  # cross-entropy of the fine labels on the embedding; 0: coarse labels only
     label_smoothing: float = 0.0  # of the fine term
+    average_decay: float = 0.0  # of the exponential moving average of the weights that is written; 0: the last ones
 
     optimizer: str = "sgd"  # or 'adamw' (then momentum and nesterov play no part)
     learning_rate: float = 0.5
@@ -49,14 +52,20 @@ class Recipe:
     schedule: str = "halve"  # 'halve': x 0.5 at every fifth of the schedule; 'cosine': to 0
 
     # The augmentation (factors as in torchvision's transforms of the same names).
-    crop_scale: tuple[float, float] = (0.5, 1.0)  # area
+    crop_scale: tuple[float, float] = (0.5, 1.0)  # area; above 1 the image is shrunk and its edge pixels repeated
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation, hue
     jitter_probability: float = 0.8
     grey_probability: float = 0.2
     cutout_probability: float = 0.5  # outlines of cut-out faces laid on any image, see augment.py
+    rotation: float = 0.0  # degrees, both ways
+    low_resolution_probability: float = 0.0  # shrunk to low_resolution pixels a side and enlarged again
+    low_resolution: tuple[int, int] = (16, 48)
+    erase_probability: float = 0.0  # a rectangle of a single colour
+    erase_side: tuple[float, float] = (0.1, 0.5)  # its sides, of the view's
 
-    bf16: bool = True  # autocast, on CUDA only
+    bf16: bool = True  # autocast, where the device computes it faster: CUDA, and CPUs with AVX512-BF16 or AMX
+    compile: bool = False  # the network through torch.compile
     # Of a run on several processes (torchrun):
     gather_features: bool = True  # the losses see the whole batch, as on one process; else each process its own part
     synchronised_batchnorm: bool = True  # on CUDA only
@@ -113,6 +122,34 @@ RECIPES = {
             schedule="cosine",
             grey_probability=0.1,
             cutout_probability=0.4,
+        ),
+        # The packaged default, on a CPU: goes on from crs-cont-cpu with all data, and with views that are turned,
+        # larger and smaller, blurred to 16-48 pixels and partly covered, since real crops are.
+        Recipe(
+            "general-r18-cpu",
+            datasets=("rafdb", "affectnet", "ferplus", "contempt"),
+            repeats=(2, 1, 1, 1),
+            start_from="crs-cont-cpu",
+            crop_size=96,
+            stages=(Stage(64, 0.40), Stage(80, 0.60)),
+            epochs=12,
+            batch_size=96,
+            objective_weight=0.5,
+            objective_ramp=(0.02, 0.10),
+            fine_weight=1.0,
+            label_smoothing=0.1,
+            average_decay=0.998,
+            optimizer="adamw",
+            learning_rate=8e-4,
+            weight_decay=0.05,
+            warmup_epochs=0.3,
+            schedule="cosine",
+            crop_scale=(0.5, 1.25),
+            grey_probability=0.15,
+            cutout_probability=0.3,
+            rotation=12.0,
+            low_resolution_probability=0.25,
+            erase_probability=0.2,
         ),
     )
 }

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from fergeneral.datasets import COARSE_LABELS, COARSE_OF, EXPRESSIONS, Dataset, expression_of, open_dataset
+from fergeneral.errors import DataError
 from fergeneral.train.config import Recipe
 
 _BLACK = 24  # brightest value that still counts as the black around a cut-out face (WebP rings to about 20)
@@ -20,21 +21,28 @@ _BLACK = 24  # brightest value that still counts as the black around a cut-out f
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSet:
-    """`pixels` (N, 4, P, P) uint8; `fine` and `coarse` (N,) int64 labels; `cut_out` (M,) indices of cut-out faces."""
+    """All images of a run, in the order of the recipe's data sets.
+
+    `pixels` (N, 4, P, P) uint8. `fine` and `coarse` (N,) int64 labels. `target` (N, 8) float32: what the fine term
+    wants, the annotators' votes where the data set has them, else 1 for the label. `cut_out` (M,) int64: indices of
+    cut-out faces. `pool` (L,) int64: the indices that one epoch goes through, those of a repeated set several times.
+    """
 
     pixels: Tensor
     fine: Tensor
     coarse: Tensor
+    target: Tensor
     cut_out: Tensor
+    pool: Tensor
     names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def to(self, device: torch.device) -> TrainingSet:
-        """The same data with images and labels on a device; `cut_out` stays on the CPU, where parameters are drawn."""
-        pixels, fine, coarse = (tensor.to(device) for tensor in (self.pixels, self.fine, self.coarse))
-        return dataclasses.replace(self, pixels=pixels, fine=fine, coarse=coarse)
+        """The same data with images and labels on a device; indices stay on the CPU, where parameters are drawn."""
+        moved = {name: getattr(self, name).to(device) for name in ("pixels", "fine", "coarse", "target")}
+        return dataclasses.replace(self, **moved)
 
     def resized(self, size: int) -> TrainingSet:
         """The same images at `size` pixels, shrunk with anti-aliasing; never enlarged."""
@@ -55,6 +63,14 @@ def load_training_set(folder: str | Path, recipe: Recipe, *, show_progress: bool
     datasets = [open_dataset(Path(folder) / name).split("train") for name in recipe.datasets]
     fine = [EXPRESSIONS.index(expression_of(label)) for dataset in datasets for label in dataset.labels]
     coarse = [COARSE_LABELS.index(COARSE_OF[EXPRESSIONS[label]]) for label in fine]
+    votes = [sample.votes for dataset in datasets for sample in dataset.samples]
+    target = [
+        share or [float(i == label) for i in range(len(EXPRESSIONS))] for share, label in zip(votes, fine, strict=True)
+    ]
+    repeats = recipe.repeats or (1,) * len(datasets)
+    if len(repeats) != len(datasets):
+        raise DataError(f"the recipe {recipe.name} has repeats for {len(repeats)} of its {len(datasets)} data sets")
+    times = [n for n, dataset in zip(repeats, datasets, strict=True) for _ in dataset.samples]
     size = storage_size(recipe)
     pixels = np.empty((len(fine), 4, size, size), dtype=np.uint8)
     cut_out: list[int] = []
@@ -71,7 +87,9 @@ def load_training_set(folder: str | Path, recipe: Recipe, *, show_progress: bool
         torch.from_numpy(pixels),
         torch.tensor(fine),
         torch.tensor(coarse),
+        torch.tensor(target),
         torch.tensor(cut_out, dtype=torch.long),
+        torch.arange(len(fine)).repeat_interleave(torch.tensor(times)),
         names,
     )
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import platform
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fergeneral.datasets import COARSE_LABELS, EXPRESSIONS
 from fergeneral.encoder import EncoderConfig, build_network
 from fergeneral.errors import TrainingError
-from fergeneral.hub import save_folder
+from fergeneral.hub import load_encoder, save_folder
+from fergeneral.storage import whole_file
 from fergeneral.train.augment import draw_parameters, make_views
 from fergeneral.train.checkpoint import Run
 from fergeneral.train.config import Recipe
@@ -28,6 +33,7 @@ from fergeneral.train.log import Log
 from fergeneral.train.objective import CRSContLoss, SimCLR, SupCon
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+RECORD_FILE = "training.json"
 _LOG_EVERY = 20  # steps
 _STORAGE_FACTOR = 1.25  # images are kept this much larger than a stage's input, since views are crops of them
 _COLLAPSED_SPREAD = 0.01
@@ -49,6 +55,8 @@ class PretrainingNetwork(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.encoder = build_network(recipe.architecture)
+        if recipe.start_from:
+            self.encoder.load_state_dict(load_encoder(recipe.start_from, device="cpu").state_dict())
         width = self.embedding_size = int(self.encoder.num_features)  # type: ignore[arg-type]
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, recipe.projection_size))
         self.coarse = nn.Linear(recipe.projection_size, len(COARSE_LABELS))
@@ -106,9 +114,9 @@ class Trainer:
     def __init__(
         self, recipe: Recipe, images: TrainingSet, out: Path, processes: Processes, minutes: float | None = None
     ) -> None:
-        if len(images) < recipe.batch_size or recipe.batch_size % processes.count:
+        if len(images.pool) < recipe.batch_size or recipe.batch_size % processes.count:
             raise TrainingError(
-                f"a batch of {recipe.batch_size} cannot be drawn from {len(images)} images "
+                f"a batch of {recipe.batch_size} cannot be drawn from {len(images.pool)} images "
                 f"or divided among {processes.count} processes"
             )
         self.recipe, self.processes, self.minutes = recipe, processes, minutes
@@ -116,7 +124,7 @@ class Trainer:
         self.all_images = images
         self.images = images
         self.stage_pixels = 0
-        self.steps_per_epoch = len(images) // recipe.batch_size
+        self.steps_per_epoch = len(images.pool) // recipe.batch_size
         self.total_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
         self._order = (-1, torch.empty(0, dtype=torch.long))
         self._collapsed_logs = 0
@@ -124,10 +132,16 @@ class Trainer:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True  # the input size is fixed within a stage
         network = PretrainingNetwork(recipe).to(processes.device).to(memory_format=torch.channels_last)
-        self._forward = processes.wrap(network, recipe)
-        optimizer = _optimizer(recipe, network, fused=processes.device.type == "cuda")
+        wrapped = processes.wrap(network, recipe)
+        self._forward: Callable[[Tensor], tuple[Tensor, ...]] = torch.compile(wrapped) if recipe.compile else wrapped
+        self._bf16 = recipe.bf16 and _computes_bf16(processes.device)
+        optimizer = _optimizer(recipe, network, fused=processes.device.type in ("cuda", "cpu"))
         self._network = network
-        self.run = Run(recipe, network, optimizer)
+        average = None
+        if recipe.average_decay:
+            averaging = get_ema_multi_avg_fn(recipe.average_decay)
+            average = AveragedModel(network.encoder, multi_avg_fn=averaging, use_buffers=True)
+        self.run = Run(recipe, network, optimizer, average)
         self._objective = _objective(recipe)
         config = EncoderConfig(model_id="")
         self._mean = torch.tensor(config.mean, device=processes.device).view(1, 3, 1, 1)
@@ -153,7 +167,8 @@ class Trainer:
         epoch, position = divmod(self.run.step, self.steps_per_epoch)
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
-            self._order = (epoch, torch.randperm(len(self.images), generator=generator))
+            pool = self.images.pool
+            self._order = (epoch, pool[torch.randperm(len(pool), generator=generator)])
         start = position * self.recipe.batch_size
         return self._order[1][start : start + self.recipe.batch_size]
 
@@ -178,30 +193,33 @@ class Trainer:
             group["lr"] = learning_rate
         index = self.batch_index()
         device = self.processes.device
-        bf16 = self.recipe.bf16 and device.type == "cuda"
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
             outputs = _as_pairs(self._forward(self.views(index)), self.recipe.gather_features)
         if not self.recipe.gather_features:
             index = index[self.processes.share(len(index))]
         index = index.to(device)
-        terms = self._terms(outputs, self.images.fine[index], self.images.coarse[index], progress)
+        terms = self._terms(outputs, index, progress)
         self.run.optimizer.zero_grad(set_to_none=True)
         terms["total"].backward()
         self.run.optimizer.step()
+        if self.run.average is not None:
+            self.run.average.update_parameters(self._network.encoder)
         self.run.step += 1
         mean = outputs.projections.detach().flatten(0, 1).mean(dim=0)
         terms["spread"] = 1 - mean.square().sum()
         terms["learning_rate"] = torch.tensor(learning_rate)
         return {name: value.detach() for name, value in terms.items()}
 
-    def _terms(self, outputs: Outputs, fine: Tensor, coarse: Tensor, progress: float) -> dict[str, Tensor]:
+    def _terms(self, outputs: Outputs, index: Tensor, progress: float) -> dict[str, Tensor]:
+        fine, coarse, target = (of[index] for of in (self.images.fine, self.images.coarse, self.images.target))
         terms = self._objective(outputs, fine, coarse)
         unused = 0 * outputs.coarse.sum()  # the baselines leave the coarse head without a gradient, which DDP forbids
         terms["total"] = (terms["total"] + unused) * self.recipe.objective_weight_at(progress)
         if outputs.fine is not None:
             logits = outputs.fine
             smoothing = self.recipe.label_smoothing
-            terms["fine"] = F.cross_entropy(logits.flatten(0, 1), fine.repeat_interleave(2), label_smoothing=smoothing)
+            wanted = target.repeat_interleave(2, dim=0)
+            terms["fine"] = F.cross_entropy(logits.flatten(0, 1), wanted, label_smoothing=smoothing)
             terms["total"] = terms["total"] + self.recipe.fine_weight * terms["fine"]
             terms["fine_accuracy"] = (logits[:, 0].argmax(dim=1) == fine).float().mean()
         return terms
@@ -236,11 +254,12 @@ class Trainer:
             self.run.seconds = seconds_before + now - started
             if self.run.step % _LOG_EVERY == 0:
                 values = {name: float(value) for name, value in terms.items()}
-                self._give_up_if_collapsed(values)
+                progress = self.progress()  # all processes ask for it, though only the first writes the log
+                self._give_up_if_collapsed(values, progress)
                 rate = (self.run.step - step_logged) * self.recipe.batch_size / max(now - logged_at, 1e-9)
                 logged_at, step_logged = now, self.run.step
                 if log:
-                    log.write(self.run, self.progress(), self.stage_pixels, rate, values)
+                    log.write(self.run, progress, self.stage_pixels, rate, values)
             if now - saved_at > 60 * checkpoint_minutes:
                 saved_at = now
                 self._save()
@@ -249,10 +268,10 @@ class Trainer:
                 return False
         return True
 
-    def _give_up_if_collapsed(self, values: dict[str, float]) -> None:
+    def _give_up_if_collapsed(self, values: dict[str, float], progress: float) -> None:
         if not math.isfinite(values["total"]):
             raise TrainingError(f"the loss is {values['total']} at step {self.run.step}; try a lower learning rate")
-        active = self.recipe.objective_weight_at(self.progress()) > 0
+        active = self.recipe.objective_weight_at(progress) > 0
         collapsed = active and values["spread"] < _COLLAPSED_SPREAD
         self._collapsed_logs = self._collapsed_logs + 1 if collapsed else 0
         if self._collapsed_logs >= _COLLAPSED_LOGS:
@@ -266,10 +285,30 @@ class Trainer:
             self.run.save(self.out / CHECKPOINT_FILE)
 
     def write_encoder(self) -> Path:
-        """Write model.safetensors and config.json into `out`; only the first process writes."""
+        """Write model.safetensors, config.json and training.json into `out`; only the first process writes."""
         if self.processes.is_first:
-            save_folder(self.out, self._network.encoder.state_dict(), self.encoder_config())
+            average = self.run.average
+            encoder = self._network.encoder if average is None else average.module
+            save_folder(self.out, encoder.state_dict(), self.encoder_config())
+            with whole_file(self.out / RECORD_FILE) as path:
+                path.write_text(json.dumps(self.record(), indent=2) + "\n", encoding="utf-8")
         return self.out
+
+    def record(self) -> dict[str, Any]:
+        """What training.json will say: the recipe and what the run took, for the model card."""
+        device = self.processes.device
+        return {
+            "recipe": dataclasses.asdict(self.recipe),
+            "minutes": round(self.run.seconds / 60, 1),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+            "processes": self.processes.count,
+            "images": dict(Counter(name.partition("/")[0] for name in self.images.names)),
+            "steps": self.run.step,
+            "images_drawn": self.run.step * self.recipe.batch_size,
+            "torch": torch.__version__,
+            "date": time.strftime("%Y-%m-%d"),
+            "started_from": self.recipe.start_from or None,
+        }
 
     def encoder_config(self) -> EncoderConfig:
         """What config.json will say of these weights."""
@@ -296,6 +335,18 @@ def _optimizer(recipe: Recipe, network: nn.Module, *, fused: bool) -> torch.opti
         weight_decay=decay,
         fused=fused,
     )
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 pays there: a CPU without instructions for it is slower than with float32."""
+    if device.type == "cpu":
+        abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+    return device.type == "cuda"
+
+
+def _processor() -> str:
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _objective(recipe: Recipe) -> Callable[[Outputs, Tensor, Tensor], dict[str, Tensor]]:
