@@ -437,9 +437,16 @@ def steps(processes):
     run = loop.Trainer(test_train.TINY, test_train.images(64, cut_out=20), test_train.Path("/nowhere"), processes)
     return [{{k: v.item() for k, v in run.step().items()}} for _ in range(8)]
 
+def timed_run(processes, out):  # with a log and a schedule by time, both of which the processes must agree on
+    loop._LOG_EVERY = 1
+    recipe = test_train.dataclasses.replace(test_train.TINY, objective_weight=0.0)  # noise would collapse it
+    run = loop.Trainer(recipe, test_train.images(64), test_train.Path(out), processes, 0.02)
+    return run.train(loop.StopRequest(), None, 0.005)
+
 loop.build_network = build
 with test_train.Processes("cpu") as processes:
     terms = steps(processes)
+    assert timed_run(processes, sys.argv[1] + "-run")
     if processes.is_first:
         open(sys.argv[1], "w").write(json.dumps([processes.count, terms]))
 """
@@ -459,6 +466,7 @@ def test_two_gloo_processes_have_the_loss_of_one(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     (one, expected), (two, terms) = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
     assert (one, two) == (1, 2)
+    assert (tmp_path / "two-run" / "log.jsonl").read_text().count("\n") > 1
     for got, want in zip(terms, expected, strict=True):
         assert got == pytest.approx(want, rel=2e-4, abs=1e-5)
     assert expected[-1]["total"] != expected[0]["total"]
