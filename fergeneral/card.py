@@ -298,10 +298,11 @@ def _results(config: EncoderConfig, report: Row | None) -> str:
         return "## Results\n\nNot measured: no evaluation report was given when this card was written."
     pretraining = ", ".join(f"{_title(entry)} {_split(entry)}".strip() for entry in config.training_data)
     parts = [
-        f"## Results\n\nBy `fergeneral evaluate`, {report['environment']['date']}, seed {report['seed']}; in brackets, "
-        "95 % bootstrap intervals over the test images. UAR is the mean of the class recalls. *In-sample*: the images "
-        "read were in pretraining; *held-out*: others of the same data set were; *never seen*: none of it was. "
-        f"Pretraining saw {pretraining or 'data that config.json does not name'}.",
+        "## Results",
+        f"By `fergeneral evaluate`, {report['environment']['date'][:10]}, seed {report['seed']}. In brackets: 95 % "
+        "bootstrap intervals over the test images. UAR is the mean of the class recalls. *In-sample*: the images were "
+        "in pretraining; *held-out*: others of the same data set were; *never seen*: none of it was. Pretraining saw "
+        f"{pretraining or 'data that config.json does not name'}.",
         _probe_table(report),
         _transfer_table(report),
         _recall_table(report),
@@ -350,28 +351,23 @@ def _transfer_table(report: Row) -> str:
     """Probes read on another data set than they were fitted on, and by folds of persons."""
     body = [
         (
-            f"{_title(row['train'])} train",
-            f"{_title(row['test'])}, {len(row['shared'])} shared classes",
-            f"{row['n']:,}",
-            row["status"],
-            _with_interval(row, "accuracy"),
-            _with_interval(row, "uar"),
+            _part(report, row["train"], "train"),
+            row["train_status"],
+            f"{_part(report, row['test'], 'test')}, {len(row['shared'])} shared classes",
+            *_figures(row),
         )
         for row in _own(report, "cross_dataset")
     ]
     body += [
-        (
-            f"{_title(row['data'])}, other persons",
-            f"{_title(row['data'])}, by folds of persons",
-            f"{row['n']:,}",
-            row["status"],
-            _with_interval(row, "accuracy"),
-            _with_interval(row, "uar"),
-        )
+        (f"{_title(row['data'])}, other persons", row["status"], f"{_title(row['data'])}, fold by fold", *_figures(row))
         for row in _own(report, "subject_folds")
     ]
-    header = ("fitted on", "read on", "images", "pretraining", "accuracy", "UAR")
+    header = ("fitted on", "pretraining", "read on", "pretraining", "images", "accuracy", "UAR")
     return "### Other data, other persons\n\n" + _table(header, body) if body else ""
+
+
+def _figures(row: Row) -> tuple[str, ...]:
+    return row["status"], f"{row['n']:,}", _with_interval(row, "accuracy"), _with_interval(row, "uar")
 
 
 def _recall_table(report: Row) -> str:
@@ -432,8 +428,10 @@ def _condition_table(report: Row) -> str:
         )
         for group, rows in groups.items()
     ]
-    header = ("change", "accuracy at each severity", "largest drop, points")
-    return f"### Other changes of the image\n\nAccuracy on unchanged images: {clean:.3f}.\n\n" + _table(header, body)
+    intro = f"### Other changes of the image\n\nAccuracy on unchanged images: {clean:.3f}."
+    if any(row.get("missed") for rows in groups.values() for row in rows):
+        intro += " Where a detector found no face, the unchanged crop was read."
+    return intro + "\n\n" + _table(("change", "accuracy at each severity", "largest drop, points"), body)
 
 
 def _missed(row: Row) -> str:
@@ -495,6 +493,11 @@ def _title(entry: str) -> str:
 
 def _known(config: EncoderConfig) -> bool:
     return any(_dataset_of(entry) in TERMS for entry in config.training_data)
+
+
+def _part(report: Row, name: str, split: str) -> str:
+    """A data set and what of it is meant; one without splits is taken whole."""
+    return f"{_title(name)} {split}" if split in report["data"][name]["splits"] else f"{_title(name)}, whole"
 
 
 def _pair(row: Row) -> str:

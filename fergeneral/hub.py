@@ -62,7 +62,8 @@ def write_card(
 
     `report`: what `fergeneral.evaluate` returned, or the path of its report.json. `training`: the record of the
     training run or its path; by default `folder`/training.json, if it is there. `notes`: path of a Markdown file of
-    your own on known failure modes; the pictures that it shows from beside it are copied too. Returns the card's path.
+    your own on known failure modes; the pictures beside it that it shows, as ![...](FILE), are copied too.
+    Returns the card's path.
     Raises DataError for a file that cannot be read or a record that does not belong to these weights.
     """
     target = Path(folder)

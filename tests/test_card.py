@@ -43,8 +43,12 @@ SEVEN = {"neutral": 0.811, "happiness": 0.931, "disgust": 0.391, "fear": 0.472}
 EIGHT = {"neutral": 0.851, "happiness": 0.892, "contempt": 0.123}
 REPORT: dict[str, Any] = {
     "model": {"model_id": "small-model", "weights_sha256": "ab" * 32, "crop_size": 96, "embedding_size": 512},
-    "environment": {"date": "2026-11-24"},
+    "environment": {"date": "2026-11-24T12:00:00+00:00"},
     "seed": 7,
+    "data": {
+        **{name: {"splits": {"train": {"n": 9}, "test": {"n": 9}}} for name in ("rafdb", "ferplus")},
+        "ckplus": {"splits": {"all": {"n": 981}}},
+    },
     "linear_probe": [
         probe("small-model", "rafdb", "out", "held-out", 0.81234, 0.70351, SEVEN),
         probe("small-model", "rafdb", "in", "held-out", 0.8256, 0.7156, SEVEN),
@@ -54,11 +58,13 @@ REPORT: dict[str, Any] = {
     "cross_dataset": [
         {
             "train": "rafdb",
-            "test": "ferplus",
+            "train_status": "in-sample",
+            "test": test,
             "status": "never seen",
-            "shared": list("abcdefg"),
-            **metrics(0.6521, 0.6122, SEVEN),
+            "shared": list("abcdefg")[:shared],
+            **metrics(0.6521, 0.6122, SEVEN, n),
         }
+        for test, shared, n in (("ferplus", 7, 3068), ("ckplus", 6, 927))
     ],
     "subject_folds": [{"data": "ckplus", "status": "never seen", **metrics(0.9012, 0.8511, EIGHT, 981)}],
     "robustness": {
@@ -169,9 +175,10 @@ def test_probe_rows_carry_intervals_and_the_figure_with_near_duplicates(card: st
 
 
 def test_other_tables_hold_the_numbers_of_the_report(card: str) -> None:
-    assert [row[:4] for row in table(section(card, "### Other data, other persons"))[1:]] == [
-        ["RAF-DB train", "FER+, 7 shared classes", "3,068", "never seen"],
-        ["CK+, other persons", "CK+, by folds of persons", "981", "never seen"],
+    assert [row[:5] for row in table(section(card, "### Other data, other persons"))[1:]] == [
+        ["RAF-DB train", "in-sample", "FER+ test, 7 shared classes", "never seen", "3,068"],
+        ["RAF-DB train", "in-sample", "CK+, whole, 6 shared classes", "never seen", "927"],
+        ["CK+, other persons", "never seen", "CK+, fold by fold", "never seen", "981"],
     ]
     assert table(section(card, "### Recall of each class")) == [
         ["class", "RAF-DB", "FER+"],
