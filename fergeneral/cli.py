@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
 
     models = commands.add_parser("models", help="list the packaged weights", description=_models.__doc__)
     models.set_defaults(run=_models)
+    card = commands.add_parser("card", help="write the model card beside weights", description=_card.__doc__)
+    card.add_argument("folder", metavar="FOLDER", help="folder of model.safetensors and config.json")
+    card.add_argument("--report", metavar="FILE", help="report.json of these weights, for the results")
+    card.add_argument("--notes", metavar="FILE", help="Markdown file of known failure modes; its pictures come along")
+    card.set_defaults(run=_card)
     info = commands.add_parser("info", help="show versions, devices and weights", description=_info.__doc__)
     _add_model_options(info)
     info.set_defaults(run=_info)
@@ -220,10 +225,28 @@ def _probe(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    """List the weights that came with this package, one name a line."""
-    from fergeneral.hub import list_models
+    """List the weights that came with this package, the default first: side of the face crop in pixels, numbers in an
+    embedding, what they were trained on."""
+    from fergeneral.hub import packaged_models
 
-    print("\n".join(list_models()) or "this installation has no packaged weights")
+    configs = packaged_models()
+    if not configs:
+        print("this installation has no packaged weights")
+        return 0
+    width = max(len(config.model_id) for config in configs)
+    print(f"{'model':<{width}} {'crop':>5} {'embedding':>9}  {'default':<7}  trained on")
+    for number, config in enumerate(configs):
+        row = f"{config.model_id:<{width}} {config.crop_size:>5} {config.embedding_size:>9}  "
+        print(row + f"{'' if number else 'yes':<7}  {', '.join(config.training_data) or '-'}")
+    return 0
+
+
+def _card(options: argparse.Namespace) -> int:
+    """Write the model card (README.md, and the LICENSE.md it links to) beside weights. Its numbers come from the
+    report of `fergeneral evaluate` and from the training.json that a training run leaves in the folder."""
+    from fergeneral.hub import write_card
+
+    print(write_card(options.folder, report=options.report, notes=options.notes))
     return 0
 
 

@@ -118,13 +118,40 @@ class ExpressionExtractor:
         """Embed images that already are face crops, without detection: see `Encoder.encode`. (N, D) float32."""
         return self.encoder.encode(crops, batch_size=batch_size, show_progress=show_progress, normalize=normalize)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write model.safetensors and config.json, which `from_pretrained(folder)` reads."""
-        hub.save_folder(folder, self.encoder.state_dict(), self.config)
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        report: hub.Record | None = None,
+        training: hub.Record | None = None,
+        notes: str | Path | None = None,
+    ) -> None:
+        """Write model.safetensors and config.json, which `from_pretrained(folder)` reads.
 
-    def push_to_hub(self, repo: str) -> str:
-        """Upload the weights to a repository on the Hugging Face Hub, made if need be. Returns the commit's address."""
-        return hub.push(repo, self.encoder.state_dict(), self.config)
+        With any of the options also the model card (README.md, and the LICENSE.md that it links to). `report`: what
+        `fergeneral.evaluate` returned for these weights, or the path of its report.json; `training`: the record of
+        the training run or its path; `notes`: path of a Markdown file on known failure modes. Raises DataError for a
+        file that cannot be read or a record of other weights.
+        """
+        hub.save_folder(folder, self.encoder.state_dict(), self.config)
+        if any(part is not None for part in (report, training, notes)):
+            hub.write_card(folder, report=report, training=training, notes=notes)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        report: hub.Record | None = None,
+        training: hub.Record | None = None,
+        notes: str | Path | None = None,
+    ) -> str:
+        """Upload the weights and their model card to a repository on the Hugging Face Hub, made if need be.
+
+        The options are those of `save_pretrained`; a card is always written, since the terms of the weights stand in
+        it, and takes the place of one that is there. Returns the commit's address.
+        """
+        state = self.encoder.state_dict()
+        return hub.push(repo, state, self.config, report=report, training=training, notes=notes)
 
     def _find(self, image: Any) -> tuple[list[Detection], list[np.ndarray]]:
         picture = load_image(image)

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from fergeneral.card import license_text, model_card
 from fergeneral.encoder import Encoder, EncoderConfig, build_network, check_network
-from fergeneral.errors import ModelError
+from fergeneral.errors import DataError, ModelError
 from fergeneral.storage import whole_file
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
+LICENSE_FILE = "LICENSE.md"  # one of the two names that the Hub lets a card's licence link to
+TRAINING_FILE = "training.json"
+Record = Mapping[str, Any] | str | Path  # of an evaluation or a training run, or the path of its JSON file
+_PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)[^)]*\)")
 _REPOSITORY = re.compile(r"^[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*$")
 
 
@@ -42,15 +51,90 @@ def save_folder(folder: str | Path, state: dict[str, torch.Tensor], config: Enco
     return written
 
 
+def write_card(
+    folder: str | Path,
+    *,
+    report: Record | None = None,
+    training: Record | None = None,
+    notes: str | Path | None = None,
+) -> Path:
+    """Write the model card (README.md) and the licence it links to (LICENSE.md) beside the weights in `folder`.
+
+    `report`: what `fergeneral.evaluate` returned, or the path of its report.json. `training`: the record of the
+    training run or its path; by default `folder`/training.json, if it is there. `notes`: path of a Markdown file of
+    your own on known failure modes; the pictures beside it that it shows, as ![...](FILE), are copied too.
+    Returns the card's path.
+    Raises DataError for a file that cannot be read or a record that does not belong to these weights.
+    """
+    target = Path(folder)
+    config = _read_config(target)
+    if training is None and (target / TRAINING_FILE).is_file():
+        training = target / TRAINING_FILE
+    text = None if notes is None else _read_text(Path(notes))
+    card = model_card(config, report=_read_record(report), training=_read_record(training), notes=text)
+    if notes is not None and text is not None:
+        _copy_pictures(text, Path(notes).parent, target)
+    for name, content in ((CARD_FILE, card), (LICENSE_FILE, license_text(config))):
+        with whole_file(target / name) as path:
+            path.write_text(content, encoding="utf-8")
+    return target / CARD_FILE
+
+
+def _read_record(record: Record | None) -> Mapping[str, Any] | None:
+    if record is None or isinstance(record, Mapping):
+        return record
+    try:
+        value = json.loads(_read_text(Path(record)))
+    except ValueError as error:
+        raise DataError(f"{record} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{record} does not hold an object; wanted the {{...}} that fergeneral wrote")
+    return value
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _copy_pictures(text: str, source: Path, target: Path) -> None:
+    """Copy the pictures that a Markdown text in `source` shows; those with an address on the web stay there."""
+    for name in _PICTURE.findall(text):
+        if "://" in name:
+            continue
+        picture, copy = source / name, target / name
+        if not (picture.is_file() and picture.resolve().is_relative_to(source.resolve())):
+            raise DataError(f"the notes show {name!r}, which is not a file in {source} or below it")
+        if picture.resolve() != copy.resolve():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(picture, copy)
+
+
 def list_models() -> list[str]:
-    """The names of the weights that came with this package."""
-    return [_read_config(folder).model_id for folder in _packaged_folders()]
+    """The names of the weights that came with this package; the first is the default."""
+    return [config.model_id for config in packaged_models()]
+
+
+def packaged_models() -> list[EncoderConfig]:
+    """The configurations of the weights that came with this package, the default's first."""
+    return [_read_config(folder) for folder in _packaged_folders()]
 
 
 def _packaged_folders() -> list[Path]:
+    """The default's folder, then those of further models inside it, by their names."""
+    weights = _weights_folder()
+    if weights is None:
+        return []
+    return [weights, *sorted(folder.parent for folder in weights.glob(f"*/{CONFIG_FILE}"))]
+
+
+def _weights_folder() -> Path | None:
     """weights/ lies inside an installed package, and beside it in a checkout."""
     here = Path(__file__).parent
-    return [folder for folder in (here / "_weights", here.parent / "weights") if (folder / CONFIG_FILE).is_file()][:1]
+    places = (here / "_weights", here.parent / "weights")
+    return next((folder for folder in places if (folder / CONFIG_FILE).is_file()), None)
 
 
 def load_encoder(
@@ -67,8 +151,9 @@ def load_encoder(
         return load_folder(packaged[0], device)
     if os.path.isdir(name_or_path):
         return load_folder(name_or_path, device)
-    if packaged and str(name_or_path) == _read_config(packaged[0]).model_id:
-        return load_folder(packaged[0], device)
+    for folder in packaged:
+        if str(name_or_path) == _read_config(folder).model_id:
+            return load_folder(folder, device)
     if isinstance(name_or_path, Path) or not _REPOSITORY.match(name_or_path):
         raise ModelError(
             f"{str(name_or_path)!r} is neither a folder, nor one of the packaged weights {list_models()}, "
@@ -104,15 +189,28 @@ def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
     return Encoder(network, config, device)
 
 
-def push(repo: str, state: dict[str, torch.Tensor], config: EncoderConfig) -> str:
-    """Upload an encoder to a Hub repository, made if need be. Returns the address of the commit."""
+def push(
+    repo: str,
+    state: dict[str, torch.Tensor],
+    config: EncoderConfig,
+    *,
+    report: Record | None = None,
+    training: Record | None = None,
+    notes: str | Path | None = None,
+) -> str:
+    """Upload an encoder and its model card to a Hub repository, made if need be. Returns the address of the commit.
+
+    The card is that of `write_card`, which describes the options; it takes the place of one that is there.
+    """
     from huggingface_hub import HfApi
 
     api = HfApi()
-    with tempfile.TemporaryDirectory() as folder, _hub_errors(repo):
+    with tempfile.TemporaryDirectory() as folder:
         save_folder(folder, state, config)
-        api.create_repo(repo, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Upload {config.model_id}"))
+        write_card(folder, report=report, training=training, notes=notes)
+        with _hub_errors(repo):
+            api.create_repo(repo, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Upload {config.model_id}"))
 
 
 def _read_config(folder: Path) -> EncoderConfig:

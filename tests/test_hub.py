@@ -13,15 +13,19 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
+from huggingface_hub import ModelCard
 from safetensors.torch import load, save
 
-from fergeneral import ExpressionExtractor, ModelError, list_models
-from fergeneral.encoder import EncoderConfig
-from fergeneral.hub import CONFIG_FILE, WEIGHTS_FILE, load_folder
+from fergeneral import DataError, ExpressionExtractor, ModelError, hub, list_models
+from fergeneral.cli import main
+from fergeneral.encoder import EncoderConfig, build_network
+from fergeneral.hub import CONFIG_FILE, WEIGHTS_FILE, load_folder, save_folder, write_card
 
 
 @pytest.fixture
@@ -41,9 +45,66 @@ def replace_weights(folder: Path, data: bytes) -> None:
     edit_config(folder, weights_sha256=hashlib.sha256(data).hexdigest())
 
 
-def test_the_packaged_weights_are_named() -> None:
-    (name,) = list_models()
-    assert ExpressionExtractor.from_pretrained(name, device="cpu").config.model_id == name
+def test_the_packaged_weights_are_named_and_hold_what_their_folder_says(extractor: ExpressionExtractor) -> None:
+    names = list_models()
+    assert names[0] == extractor.config.model_id
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert ExpressionExtractor.from_pretrained(name, device="cpu").config.model_id == name
+    folders = [file.parent.name for file in (ROOT / "weights").glob(f"*/{CONFIG_FILE}")]
+    assert sorted(folders) == sorted(names[1:])
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of three packaged models, each of other weights and another crop size."""
+    weights = tmp_path / "weights"
+    for seed, (name, inside, size) in enumerate([("main", ".", 96), ("z-wide", "z-wide", 128), ("a-low", "a-low", 48)]):
+        torch.manual_seed(seed)
+        config = EncoderConfig(name, crop_size=size, training_data=("rafdb (train)",))
+        save_folder(weights / inside, build_network("resnet18").state_dict(), config)
+    monkeypatch.setattr(hub, "_weights_folder", lambda: weights)
+    return weights
+
+
+def test_of_several_packaged_models_each_is_found_by_its_name(packaged: Path) -> None:
+    assert list_models() == ["main", "a-low", "z-wide"]
+    assert ExpressionExtractor.from_pretrained(device="cpu").config.model_id == "main"
+    for name, folder in (("main", packaged), ("a-low", packaged / "a-low"), ("z-wide", packaged / "z-wide")):
+        found = ExpressionExtractor.from_pretrained(name, device="cpu")
+        assert found.config.model_id == name
+        assert found.config.weights_sha256 == hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    with pytest.raises(ModelError, match=r"neither a folder.*'main', 'a-low', 'z-wide'"):
+        ExpressionExtractor.from_pretrained("a-lo")
+
+
+def test_packaged_models_are_listed_with_their_sizes(packaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["model", "crop", "embedding", "default", "trained", "on"],
+        ["main", "96", "512", "yes", "rafdb", "(train)"],
+        ["a-low", "48", "512", "rafdb", "(train)"],
+        ["z-wide", "128", "512", "rafdb", "(train)"],
+    ]
+
+
+def test_a_broken_further_model_does_not_keep_the_default_from_loading(packaged: Path) -> None:
+    (packaged / "a-low" / CONFIG_FILE).write_text("{")
+    assert ExpressionExtractor.from_pretrained(device="cpu").config.model_id == "main"
+    with pytest.raises(ModelError, match=r"config\.json is not valid JSON"):
+        list_models()
+
+
+def test_an_installation_without_weights_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hub, "_weights_folder", lambda: None)
+    assert list_models() == []
+    assert main(["models"]) == 0
+    assert "no packaged weights" in capsys.readouterr().out
+    with pytest.raises(ModelError, match="no packaged weights"):
+        ExpressionExtractor.from_pretrained()
 
 
 def test_saved_weights_load_as_the_same_bytes(extractor: ExpressionExtractor, tmp_path: Path) -> None:
@@ -196,14 +257,14 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
+def server(folder: Path) -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
     handler = type("Handler", (Hub,), {"folder": folder, "asked": asked})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    server.shutdown()
-    server.server_close()
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{listening.server_address[1]}", asked
+    listening.shutdown()
+    listening.server_close()
 
 
 def load_in_new_process(cache: Path, endpoint: str, repo: str, *, offline: bool = False, **options: object) -> str:
@@ -223,8 +284,8 @@ def load_in_new_process(cache: Path, endpoint: str, repo: str, *, offline: bool 
     return done.stdout.strip()
 
 
-def test_weights_come_from_the_hub_and_then_from_its_cache(hub: tuple[str, list[str]], tmp_path: Path) -> None:
-    endpoint, asked = hub
+def test_weights_come_from_the_hub_and_then_from_its_cache(server: tuple[str, list[str]], tmp_path: Path) -> None:
+    endpoint, asked = server
     assert load_in_new_process(tmp_path, endpoint, "owner/encoder", revision="v1") == "random"
     # The weights are asked for at the commit that the configuration came from, not at a name that may have moved on.
     assert any(request.startswith("GET") and f"/{COMMIT}/{WEIGHTS_FILE}" in request for request in asked)
@@ -234,8 +295,8 @@ def test_weights_come_from_the_hub_and_then_from_its_cache(hub: tuple[str, list[
     assert asked == []
 
 
-def test_each_fault_of_the_hub_has_its_own_message(hub: tuple[str, list[str]], folder: Path, tmp_path: Path) -> None:
-    endpoint, _ = hub
+def test_each_fault_of_the_hub_has_its_own_message(server: tuple[str, list[str]], folder: Path, tmp_path: Path) -> None:
+    endpoint, _ = server
     assert "no such revision" in load_in_new_process(tmp_path, endpoint, "owner/encoder", revision="v9")
     assert "not on the Hub" in load_in_new_process(tmp_path, endpoint, "owner/other")
     offline = load_in_new_process(tmp_path, endpoint, "owner/encoder", offline=True)
@@ -247,20 +308,143 @@ def test_each_fault_of_the_hub_has_its_own_message(hub: tuple[str, list[str]], f
     assert "not an encoder of this package" in load_in_new_process(tmp_path / "new", endpoint, "owner/encoder")
 
 
-def test_push_uploads_what_from_pretrained_reads(
-    extractor: ExpressionExtractor, monkeypatch: pytest.MonkeyPatch
+def report_of(config: EncoderConfig) -> dict[str, Any]:
+    metrics = {"accuracy": 0.8123, "uar": 0.7, "macro_f1": 0.69, "recall": {"fear": 0.4}, "n": 3068}
+    intervals = {name: [0.6, 0.9] for name in ("accuracy", "uar", "macro_f1")}
+    cell = {
+        "system": config.model_id,
+        "train": "rafdb",
+        "test": "rafdb",
+        "status": "held-out",
+        "near_duplicates": "out",
+    }
+    return {
+        "model": {"model_id": config.model_id, "weights_sha256": config.weights_sha256},
+        "environment": {"date": "2026-11-24"},
+        "seed": 0,
+        "linear_probe": [{**cell, **metrics, "intervals": intervals}],
+    }
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    """Notes with a picture beside them and one on the web."""
+    (tmp_path / "notes" / "pictures").mkdir(parents=True)
+    (tmp_path / "notes" / "pictures" / "tilted.png").write_bytes(b"a picture")
+    text = '### Tilted\n\n![tilted](pictures/tilted.png "by 45 degrees") ![far](https://example.org/far.png)\n'
+    (tmp_path / "notes" / "notes.md").write_text(text)
+    return tmp_path / "notes" / "notes.md"
+
+
+class Api:
+    """A stand-in for huggingface_hub.HfApi that keeps what is uploaded."""
+
+    calls: list[tuple[str, str]]
+    uploaded: Path
+
+    def create_repo(self, repo: str, *, exist_ok: bool) -> None:
+        self.calls.append(("create", repo))
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> str:
+        self.calls.append(("upload", repo_id))
+        shutil.copytree(folder_path, self.uploaded)
+        return "address of the commit"
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[Api]:
+    stand_in = type("StandIn", (Api,), {"calls": [], "uploaded": tmp_path / "uploaded"})
+    monkeypatch.setattr("huggingface_hub.HfApi", stand_in)
+    return stand_in
+
+
+def test_push_uploads_what_from_pretrained_reads_with_its_card(
+    extractor: ExpressionExtractor, api: type[Api], notes: Path
 ) -> None:
-    calls: list[tuple[str, str]] = []
+    report = report_of(extractor.config)
+    assert extractor.push_to_hub("owner/encoder", report=report, notes=notes) == "address of the commit"
+    assert api.calls == [("create", "owner/encoder"), ("upload", "owner/encoder")]
+    assert load_folder(api.uploaded, "cpu").config == extractor.config
+    card = ModelCard.load(api.uploaded / "README.md")
+    assert [result.metric_value for result in card.data.eval_results] == [0.8123, 0.7, 0.69]
+    assert (api.uploaded / card.data.license_link).read_text().startswith("# Licence of the weights")
+    assert (api.uploaded / "pictures" / "tilted.png").read_bytes() == b"a picture"
+    names = {path.name for path in api.uploaded.iterdir()}
+    assert names == {WEIGHTS_FILE, CONFIG_FILE, "README.md", "LICENSE.md", "pictures"}
 
-    class Api:
-        def create_repo(self, repo: str, *, exist_ok: bool) -> None:
-            calls.append(("create", repo))
 
-        def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> str:
-            calls.append(("upload", repo_id))
-            assert load_folder(folder_path, "cpu").config == extractor.config
-            return "address of the commit"
+def test_push_without_a_report_uploads_the_terms_all_the_same(extractor: ExpressionExtractor, api: type[Api]) -> None:
+    extractor.push_to_hub("owner/encoder")
+    card = ModelCard.load(api.uploaded / "README.md")
+    assert card.data.license_name == "research-only"
+    assert card.data.eval_results is None
+    assert "Not measured" in card.text
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    assert extractor.push_to_hub("owner/encoder") == "address of the commit"
-    assert calls == [("create", "owner/encoder"), ("upload", "owner/encoder")]
+
+def test_nothing_is_uploaded_with_a_report_of_other_weights(extractor: ExpressionExtractor, api: type[Api]) -> None:
+    report = report_of(EncoderConfig("other", weights_sha256="ab"))
+    with pytest.raises(DataError, match="the report is of other"):
+        extractor.push_to_hub("owner/encoder", report=report)
+    assert api.calls == []
+
+
+def test_a_failed_upload_is_an_error_of_the_model(
+    extractor: ExpressionExtractor, api: type[Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(api, "create_repo", refuse)
+    with pytest.raises(ModelError, match=r"owner/encoder.*no route to host"):
+        extractor.push_to_hub("owner/encoder")
+
+
+def test_saving_writes_a_card_when_asked(extractor: ExpressionExtractor, tmp_path: Path) -> None:
+    extractor.save_pretrained(tmp_path / "plain")
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == {WEIGHTS_FILE, CONFIG_FILE}
+    (tmp_path / "report.json").write_text(json.dumps(report_of(extractor.config)))
+    extractor.save_pretrained(tmp_path / "with", report=tmp_path / "report.json")
+    assert "0.812 (0.600-0.900)" in (tmp_path / "with" / "README.md").read_text()
+    assert load_folder(tmp_path / "with", "cpu").config == extractor.config
+
+
+def test_the_command_writes_a_card_with_the_training_record_of_the_folder(
+    folder: Path, notes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(report_of(load_folder(folder, "cpu").config)))
+    recipe = {"architecture": "resnet18", "crop_size": 64, "name": "small", "stages": [{"pixels": 64, "share": 1.0}]}
+    recipe.update(objective="simclr", optimizer="sgd", learning_rate=0.5, batch_size=8)
+    record = {"recipe": recipe, "command": "train it", "minutes": 3, "device": "NVIDIA H200", "images": {"rafdb": 80}}
+    record.update(steps=10, images_drawn=80, torch="2.14.1", date="2026-11-24", started_from="another model")
+    (folder / "training.json").write_text(json.dumps(record))
+    arguments = ["card", str(folder), "--report", str(tmp_path / "report.json"), "--notes", str(notes)]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "README.md")
+    card = (folder / "README.md").read_text()
+    for text in ("3 GPU-minutes", "another model", "0.812 (0.600-0.900)", "### Tilted"):
+        assert text in card
+    assert (folder / "pictures" / "tilted.png").is_file()
+    # The card can be written again, with notes that lie in the folder itself.
+    shutil.copy(notes, folder / "notes.md")
+    assert main(["card", str(folder), "--notes", str(folder / "notes.md")]) == 0
+    assert (folder / "pictures" / "tilted.png").read_bytes() == b"a picture"
+
+
+def test_files_of_a_card_that_cannot_be_read_are_named(folder: Path, notes: Path, tmp_path: Path) -> None:
+    for text, message in (
+        ("{", "not valid JSON"),
+        ("[]", "does not hold an object"),
+        ("{}", "lacks the field 'model'"),
+    ):
+        (tmp_path / "report.json").write_text(text)
+        with pytest.raises(DataError, match=message):
+            write_card(folder, report=tmp_path / "report.json")
+    with pytest.raises(DataError, match=r"no\.json cannot be read"):
+        write_card(folder, report=tmp_path / "no.json")
+    for picture in ("no.png", "../report.json"):
+        notes.write_text(f"![a]({picture})")
+        with pytest.raises(DataError, match=f"the notes show '{picture}'"):
+            write_card(folder, notes=notes)
+    with pytest.raises(ModelError, match=r"config\.json cannot be read"):
+        write_card(tmp_path / "nowhere")
+    assert not (folder / "README.md").exists()
