@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 from typing import Any
 
 import torch
@@ -29,6 +30,14 @@ class Processes:
     def is_first(self) -> bool:
         """Whether this process writes the files."""
         return self.rank == 0
+
+    def machine(self) -> str:
+        """What the run computes on: "2 x NAME" of a GPU, or "cpu" with the number of threads in all."""
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+            return f"{self.count} x {name}" if self.count > 1 else name
+        threads = self.count * torch.get_num_threads()
+        return f"{self.device.type} ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"
 
     def __enter__(self) -> Processes:
         if self.count > 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import platform
 import signal
 import threading
 import time
@@ -22,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fergeneral.datasets import COARSE_LABELS, EXPRESSIONS
 from fergeneral.encoder import EncoderConfig, build_network
 from fergeneral.errors import TrainingError
-from fergeneral.hub import load_encoder, save_folder
+from fergeneral.hub import TRAINING_FILE, load_encoder, save_folder
 from fergeneral.storage import whole_file
 from fergeneral.train.augment import draw_parameters, make_views
 from fergeneral.train.checkpoint import Run
@@ -33,7 +32,6 @@ from fergeneral.train.log import Log
 from fergeneral.train.objective import CRSContLoss, SimCLR, SupCon
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
-RECORD_FILE = "training.json"
 _LOG_EVERY = 20  # steps
 _STORAGE_FACTOR = 1.25  # images are kept this much larger than a stage's input, since views are crops of them
 _COLLAPSED_SPREAD = 0.01
@@ -289,19 +287,22 @@ class Trainer:
         if self.processes.is_first:
             average = self.run.average
             encoder = self._network.encoder if average is None else average.module
-            save_folder(self.out, encoder.state_dict(), self.encoder_config())
-            with whole_file(self.out / RECORD_FILE) as path:
-                path.write_text(json.dumps(self.record(), indent=2) + "\n", encoding="utf-8")
+            written = save_folder(self.out, encoder.state_dict(), self.encoder_config())
+            with whole_file(self.out / TRAINING_FILE) as path:
+                record = {**self.record(), "weights_sha256": written.weights_sha256}
+                path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         return self.out
 
     def record(self) -> dict[str, Any]:
         """What training.json will say: the recipe and what the run took, for the model card."""
-        device = self.processes.device
+        count = self.processes.count
+        start = f"torchrun --nproc-per-node {count}" if count > 1 else "python"
+        minutes = f" --minutes {self.minutes:g}" if self.minutes else ""
         return {
             "recipe": dataclasses.asdict(self.recipe),
+            "command": f"{start} -m fergeneral.train --recipe {self.recipe.name} --data DATA --out OUT{minutes}",
             "minutes": round(self.run.seconds / 60, 1),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-            "processes": self.processes.count,
+            "device": self.processes.machine(),
             "images": dict(Counter(name.partition("/")[0] for name in self.images.names)),
             "steps": self.run.step,
             "images_drawn": self.run.step * self.recipe.batch_size,
@@ -343,10 +344,6 @@ def _computes_bf16(device: torch.device) -> bool:
         abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
     return device.type == "cuda"
-
-
-def _processor() -> str:
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _objective(recipe: Recipe) -> Callable[[Outputs, Tensor, Tensor], dict[str, Tensor]]:
