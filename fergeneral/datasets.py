@@ -108,6 +108,11 @@ class Dataset:
             return resize_crop(image, size)
         return cut_face(image, np.asarray(self.landmarks) * image.size, size, template)
 
+    def files(self) -> Iterator[bytes]:
+        """The file of each image as it is stored, in the order of `samples`. Raises DataError for one not there."""
+        files = _Files(self.root)
+        return (files.read(sample.path) for sample in self.samples)
+
     def crops(self, crop: Callable[[Image.Image], np.ndarray]) -> Iterator[np.ndarray]:
         """`crop` of each upright RGB image, in the order of `samples`, decoded in a few threads.
 
