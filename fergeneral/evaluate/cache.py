@@ -117,7 +117,7 @@ class _Crops:
         embeddings = np.empty((n, self._encoder.config.embedding_size), dtype=np.float32)
         missed = np.zeros(n, dtype=bool)
         crops = self._cut(self._dataset)
-        with tqdm(total=n, desc=f"embed {name}", unit="image", disable=None) as bar:
+        with tqdm(total=n, desc=f"embed {name}", unit="image", disable=None, leave=None) as bar:
             while chunk := list(islice(crops, _CHUNK)):
                 rows = slice(done, done + len(chunk))
                 pixels = np.stack([crop for crop, _ in chunk])
