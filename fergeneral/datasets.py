@@ -161,7 +161,11 @@ def open_dataset(folder: str | Path, *, drop_duplicates: bool = True) -> Dataset
         dataset = _read_folders(root, files)
     missing = [sample.path for sample in dataset.samples if not files.has(sample.path)]
     if missing:
-        raise DataError(f"{root} lacks {len(missing)} of {len(dataset.samples)} listed images, the first: {missing[0]}")
+        archives = ", ".join(path.name for path in sorted(root.glob("*.zip"))) or "none"
+        raise DataError(
+            f"{root} lacks {len(missing)} of {len(dataset.samples)} listed images, the first: {missing[0]}; "
+            f"unpacked, or in a zip archive (there: {archives}; is one missing?)"
+        )
     if not dataset.samples:
         raise DataError(f"{root} has no labelled images")
     if drop_duplicates and files.has("near_duplicates.csv"):

@@ -44,7 +44,7 @@ def draw_systems(entries: Sequence[Mapping[str, Any]], first: str, title: str, t
             axis.annotate(label, (entry[name], place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
         axis.set(title=words, ylim=(len(entries) - 0.4, -0.7), yticks=places)
         axis.set_yticklabels([entry["system"] for entry in entries])
-        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.xaxis.set_major_formatter(_percent())
         axis.grid(axis="x", alpha=0.3)
     figure.suptitle(f"Linear probe on {title}, with 95 % intervals", fontsize=11)
     _save(figure, target)
@@ -69,7 +69,7 @@ def draw_confusion(entry: Mapping[str, Any], title: str, target: Path) -> None:
     axis.set(xlabel="predicted", ylabel="true (images)")
     axis.set_title(f"{title}\naccuracy {entry['accuracy']:.3f}, UAR {entry['uar']:.3f}", fontsize=10)
     bar = figure.colorbar(image, ax=axis, shrink=0.8, label="share of the true class")
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    bar.ax.yaxis.set_major_formatter(_percent())
     _save(figure, target)
 
 
@@ -88,7 +88,7 @@ def draw_few_shot(entries: Sequence[Mapping[str, Any]], titles: Mapping[str, str
         shots = sorted({entry["shots"] for entry in entries})
         axis.set_xticks(shots, [str(shot) for shot in shots])
         axis.minorticks_off()
-        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.yaxis.set_major_formatter(_percent())
         axis.grid(alpha=0.3)
         if number >= len(axes) - 2:
             axis.set_xlabel("training images a class")
@@ -139,7 +139,7 @@ def _robustness_panel(axis: Axes, group: str, entries: Sequence[Mapping[str, Any
     axis.set_xticks(
         range(len(labels)), labels, rotation=35 if long else 0, ha="right" if long else "center", fontsize=8
     )
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.yaxis.set_major_formatter(_percent())
     axis.grid(axis="y", alpha=0.3)
 
 
@@ -152,7 +152,7 @@ def _is_graded(labels: Sequence[str]) -> bool:
 
 
 def draw_projection(
-    train: tuple[np.ndarray, Sequence[str]],
+    train: tuple[np.ndarray, Sequence[str]] | None,
     test: tuple[np.ndarray, Sequence[str]],
     title: str,
     target: Path,
@@ -161,7 +161,8 @@ def draw_projection(
 ) -> None:
     """Test embeddings in two dimensions: t-SNE, which knows no labels, and linear discriminants fitted on train.
 
-    `train`, `test`: (N, D) embeddings and N labels; at most 2,000 test images are drawn, by `seed`.
+    `train`, `test`: (N, D) embeddings and N labels; at most 2,000 test images are drawn, by `seed`. Without `train` the
+    discriminants are fitted on the test images themselves, and the figure says so.
     """
     x, labels = np.asarray(test[0]), np.asarray(test[1])
     if len(x) > _MAX_POINTS:
@@ -169,7 +170,8 @@ def draw_projection(
         x, labels = x[chosen], labels[chosen]
     figure, axes = _grid(1, 2, (10, 5.4))
     _scatter(axes[0], _tsne(x, seed), labels, "t-SNE (labels not used; distances far apart mean little)")
-    _scatter(axes[1], _discriminants(train, x), labels, "first two linear discriminants of train")
+    fitted = "fitted on train" if train else "fitted on these images, so kinder than they would be to new ones"
+    _scatter(axes[1], _discriminants(train or test, x), labels, f"first two linear discriminants, {fitted}")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), markerscale=2.5, fontsize=9)
     figure.suptitle(f"{title}: embeddings by expression", fontsize=11)
@@ -216,6 +218,10 @@ def _grid(
     figure = Figure(figsize=size, layout="constrained")  # without pyplot: no window system, safe between threads
     axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
     return figure, list(axes.ravel())
+
+
+def _percent() -> PercentFormatter:
+    return PercentFormatter(1, decimals=0, symbol=" %")
 
 
 def _save(figure: Figure, target: Path) -> None:

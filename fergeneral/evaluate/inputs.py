@@ -106,7 +106,7 @@ def open_sets(folders: Sequence[str | Path]) -> dict[str, LabelledSet]:
         data = _open(folder)
         if data.name in sets:
             raise DataError(
-                f"{folder} and {sets[data.name].dataset.root} are both the data set {data.name!r}; give one"
+                f"{folder} and {sets[data.name].dataset.root} are both named {data.name!r}; give one of them"
             )
         sets[data.name] = data
     if not sets:

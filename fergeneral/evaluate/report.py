@@ -186,7 +186,7 @@ def _draw(report: Mapping[str, Any], run: Run, folder: Path) -> dict[str, str]:
                 drawn[f"confusion_{name}.png"] = f"Confusion, {data.title}"
                 title = f"{data.title}, {'subject-wise folds' if folds else 'linear probe'}"
                 figures.draw_confusion(entry, title, folder / f"confusion_{name}.png")
-        train, test = first.part(data, "train"), first.part(data, "test")
+        train, test = first.part(data, "train") if data.has_splits else None, first.part(data, "test")
         drawn[f"projection_{name}.png"] = f"Embeddings in two dimensions, {data.title}"
         figures.draw_projection(train, test, data.title, folder / f"projection_{name}.png", seed=run.seed)
     if report["few_shot"]:

@@ -205,9 +205,7 @@ Votes of the k nearest train images by cosine similarity, each weighted by exp(s
 
 def _sgd_probe(report: Report) -> str:
     rows = report["sgd_probe"]
-    lines = [
-        [*_who(report, row), row["status"]] + _values(row) + [f"{row['best_on_test_accuracy']:.3f}"] for row in rows
-    ]
+    lines = [[*_who(report, row), row["status"], *_values(row), f"{row['best_on_test_accuracy']:.3f}"] for row in rows]
     header = ["data set", "embeddings of", "status", "accuracy", "UAR", "macro-F1", "best epoch on test (leaks)"]
     text = """## The paper's SGD probe
 
