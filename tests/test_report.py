@@ -151,7 +151,7 @@ def test_the_markdown_has_whole_tables_and_the_figures(made: tuple[Path, dict[st
     for block in blocks:
         assert len({line.count("|") for line in block}) == 1, block[0]
     pictures = re.findall(r"!\[.+\]\((.+)\)", text)
-    assert sorted(pictures) == sorted(report["figures"])
+    assert sorted(pictures) == sorted(row["file"] for row in report["figures"])
     for name in pictures:
         with Image.open(root / "out" / name) as picture:
             assert picture.format == "PNG"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 
 from fergeneral.datasets import EXPRESSIONS, class_counts
 from fergeneral.errors import MissingExtraError
+from fergeneral.evaluate.inputs import LabelledSet
+from fergeneral.evaluate.sections import Run
 from fergeneral.storage import whole_file
 
 try:
@@ -29,6 +31,43 @@ _SYSTEM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4
 _SYSTEM_MARKERS = "osD^vPX"
 _DPI = 150
 _MAX_POINTS = 2000  # of a projection: more would hide each other, and t-SNE takes its time
+
+
+def draw_all(report: Mapping[str, Any], run: Run, folder: Path) -> list[dict[str, str]]:
+    """Draw every figure that the report has entries for: a list of kind, data set if it shows one, title and file."""
+    titles = {name: data.title for name, data in run.sets.items()}
+    drawn = [figure for data in run.sets.values() for figure in _draw_set(report, run, data, folder)]
+    if report["few_shot"]:
+        drawn.append({"kind": "few_shot", "title": "Few images a class", "file": "few_shot.png"})
+        draw_few_shot(
+            report["few_shot"], {name: data.title for name, data in run.sets.items()}, folder / "few_shot.png"
+        )
+    if report["robustness"]:
+        drawn.append({"kind": "robustness", "title": "Worse conditions", "file": "robustness.png"})
+        title = titles[report["robustness"]["data"]]
+        draw_robustness(report["robustness"], title, folder / "robustness.png")
+    return drawn
+
+
+def _draw_set(report: Mapping[str, Any], run: Run, data: LabelledSet, folder: Path) -> Iterator[dict[str, str]]:
+    first, safe_name = run.systems[0], re.sub(r"[^\w.-]", "_", data.name)
+
+    def place(kind: str, title: str) -> dict[str, str]:
+        return {"kind": kind, "data": data.name, "title": f"{title}, {data.title}", "file": f"{kind}_{safe_name}.png"}
+
+    probes = [row for row in report["linear_probe"] if row["data"] == data.name and row["near_duplicates"] == "out"]
+    if len(probes) > 1:
+        yield (figure := place("systems", "Linear probe of every system"))
+        draw_systems(sorted(probes, key=lambda row: -row["accuracy"]), first.name, data.title, folder / figure["file"])
+    folds = [row for row in report["subject_folds"] if row["data"] == data.name]
+    for row in [*probes, *folds]:
+        if row["system"] == first.name:
+            yield (figure := place("confusion", "Confusion"))
+            title = f"{data.title}, {'subject-wise folds' if folds else 'linear probe'}"
+            draw_confusion(row, title, folder / figure["file"])
+    yield (figure := place("projection", "Embeddings in two dimensions"))
+    train = first.part(data, "train") if data.has_splits else None
+    draw_projection(train, first.part(data, "test"), data.title, folder / figure["file"], seed=run.seed)
 
 
 def draw_systems(entries: Sequence[Mapping[str, Any]], first: str, title: str, target: Path) -> None:
@@ -169,9 +208,9 @@ def draw_projection(
         chosen = np.random.default_rng(seed).choice(len(x), _MAX_POINTS, replace=False)
         x, labels = x[chosen], labels[chosen]
     figure, axes = _grid(1, 2, (10, 5.4))
-    _scatter(axes[0], _tsne(x, seed), labels, "t-SNE (labels not used; distances far apart mean little)")
-    fitted = "fitted on train" if train else "fitted on these images, so kinder than they would be to new ones"
-    _scatter(axes[1], _discriminants(train or test, x), labels, f"first two linear discriminants, {fitted}")
+    _scatter(axes[0], _tsne(x, seed), labels, "t-SNE (labels not used)")
+    fitted = "train" if train else "these very images"
+    _scatter(axes[1], _discriminants(train or test, x), labels, f"first two linear discriminants (fitted on {fitted})")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), markerscale=2.5, fontsize=9)
     figure.suptitle(f"{title}: embeddings by expression", fontsize=11)

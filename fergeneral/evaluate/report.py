@@ -22,7 +22,6 @@ from fergeneral import __version__
 from fergeneral.datasets import class_counts
 from fergeneral.encoder import Encoder
 from fergeneral.errors import DataError
-from fergeneral.evaluate import figures
 from fergeneral.evaluate.cache import EmbeddingCache
 from fergeneral.evaluate.inputs import LabelledSet, System, embed_system, open_sets, read_peers
 from fergeneral.evaluate.sections import SECTIONS, Run, robustness_section
@@ -56,6 +55,9 @@ def evaluate(
     Returns what report.json holds. Raises DataError that names the set, split, class or file at fault; faults of the
     lists are found before anything is computed.
     """
+    # Not above, so that the rest does without matplotlib; first, so that its lack is told before hours of work.
+    from fergeneral.evaluate.figures import draw_all
+
     folder, stages = _made(out), _Stages(len(SECTIONS) + 3 + robustness)
     with stages.of("data"):
         sets = open_sets(data)
@@ -74,7 +76,7 @@ def evaluate(
         with stages.of("robustness"):
             report["robustness"] = robustness_section(run, model.encoder, _detectors(model.detector), store)
     with stages.of("figures"):
-        report["figures"] = _draw(report, run, folder)
+        report["figures"] = draw_all(report, run, folder)
     return _write(report | {"seconds": stages.close()}, folder)
 
 
@@ -168,35 +170,6 @@ def _described(data: LabelledSet) -> dict[str, Any]:
         "left_out": dict(data.dataset.left_out),
         "not_read": data.unread,
     }
-
-
-def _draw(report: Mapping[str, Any], run: Run, folder: Path) -> dict[str, str]:
-    """Draw all figures; what each shows, by file name."""
-    first, drawn = run.systems[0], {}
-    titles = {name: data.title for name, data in run.sets.items()}
-    for name, data in run.sets.items():
-        entries = [entry for entry in report["linear_probe"] if entry["data"] == name]
-        entries = sorted((e for e in entries if e["near_duplicates"] == "out"), key=lambda e: -e["accuracy"])
-        if len(entries) > 1:
-            drawn[f"systems_{name}.png"] = f"Linear probe of every system, {data.title}"
-            figures.draw_systems(entries, first.name, data.title, folder / f"systems_{name}.png")
-        folds = [entry for entry in report["subject_folds"] if entry["data"] == name]
-        for entry in [*entries, *folds]:
-            if entry["system"] == first.name:
-                drawn[f"confusion_{name}.png"] = f"Confusion, {data.title}"
-                title = f"{data.title}, {'subject-wise folds' if folds else 'linear probe'}"
-                figures.draw_confusion(entry, title, folder / f"confusion_{name}.png")
-        train, test = first.part(data, "train") if data.has_splits else None, first.part(data, "test")
-        drawn[f"projection_{name}.png"] = f"Embeddings in two dimensions, {data.title}"
-        figures.draw_projection(train, test, data.title, folder / f"projection_{name}.png", seed=run.seed)
-    if report["few_shot"]:
-        drawn["few_shot.png"] = "Few images a class"
-        figures.draw_few_shot(report["few_shot"], titles, folder / "few_shot.png")
-    if report["robustness"]:
-        drawn["robustness.png"] = "Worse conditions"
-        title = titles[report["robustness"]["data"]]
-        figures.draw_robustness(report["robustness"], title, folder / "robustness.png")
-    return drawn
 
 
 def _write(report: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ paired bootstrap interval."""
         rows = [row for row in report["linear_probe"] if row["data"] == name]
         if rows:
             text += f"\n\n### {data['title']}\n\n{_linear_table(report, rows)}{_missing(rows)}"
-            text += _pictures(report, f"systems_{name}.png", f"confusion_{name}.png")
+            text += _pictures(report, "systems", name) + _pictures(report, "confusion", name)
     return text
 
 
@@ -170,7 +170,7 @@ def _subject_folds(report: Report) -> str:
 
 Cross-validation in which nobody is in train and test at once, over the predictions of all folds. The intervals draw
 single images; those of one person are alike, so they are too narrow."""
-    pictures = _pictures(report, *(f"confusion_{name}.png" for name in dict.fromkeys(row["data"] for row in rows)))
+    pictures = "".join(_pictures(report, "confusion", name) for name in dict.fromkeys(row["data"] for row in rows))
     return f"{text}\n\n{_table(header, lines)}{pictures}" if rows else ""
 
 
@@ -187,7 +187,7 @@ def _few_shot(report: Report) -> str:
 Logistic regression on so many images of each class, drawn {len(rows[0]["accuracies"]) if rows else 0} times: mean
 accuracy and its 95 % interval over draws / mean UAR; always on the whole test split."""
     table = _table(["data set", "embeddings of", *map(str, shots)], lines)
-    return f"{text}\n\n{table}{_pictures(report, 'few_shot.png')}" if rows else ""
+    return f"{text}\n\n{table}{_pictures(report, 'few_shot')}" if rows else ""
 
 
 def _knn(report: Report) -> str:
@@ -230,7 +230,7 @@ def _robustness(report: Report) -> str:
 The linear probe of clean {_title(report, found["data"])} train, read on its {clean["n"]} test images under conditions
 that it was not fitted for. Lost: clean less worse, in points, with the paired bootstrap interval. Where no face was
 found, the clean crop was read."""
-    return f"{text}{_pictures(report, 'robustness.png')}\n\n{_table(header, lines)}"
+    return f"{text}{_pictures(report, 'robustness')}\n\n{_table(header, lines)}"
 
 
 def _structure(report: Report) -> str:
@@ -241,7 +241,6 @@ def _structure(report: Report) -> str:
         _who(report, row) + [_number(row[key], digits) for key, digits in zip(keys, (3, 3, 1, 0), strict=True)]
         for row in rows
     ]
-    names = [f"projection_{name}.png" for name in report["data"]]
     text = f"""## What else the embeddings hold
 
 Of test images: how far the classes lie apart (silhouette by cosine distance, -1 to 1; Fisher's ratio of scatter between
@@ -249,7 +248,7 @@ classes to that within), and how many dimensions are in use (participation ratio
 principal components that hold 95 % of the variance).
 
 {_table(header, lines)}"""
-    return text + _identity(report) + _pictures(report, *names)
+    return text + _identity(report) + _pictures(report, "projection")
 
 
 def _identity(report: Report) -> str:
@@ -343,8 +342,10 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _pictures(report: Report, *names: str) -> str:
-    return "".join(f"\n\n![{report['figures'][name]}]({name})" for name in names if name in report["figures"])
+def _pictures(report: Report, kind: str, data: str | None = None) -> str:
+    """The figures of a kind, of one data set or of all."""
+    figures = [row for row in report["figures"] if row["kind"] == kind and data in (None, row.get("data"))]
+    return "".join(f"\n\n![{row['title']}]({row['file']})" for row in figures)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
