@@ -18,6 +18,7 @@ from fergeneral.evaluate import embed_dataset, linear_probe
 from fergeneral.evaluate.figures import _is_graded
 from fergeneral.evaluate.inputs import System, open_sets, read_peers
 from fergeneral.evaluate.report import evaluate
+from fergeneral.evaluate.tables import main_table
 
 CURVES = {"happiness": 1.0, "sadness": -1.0, "neutral": 0.0, "surprise": 3.0}
 
@@ -174,6 +175,18 @@ def test_a_second_run_gives_the_same_from_the_cache(
     assert again["robustness"] == report["robustness"]
     assert again["data"] == report["data"]
     assert rows_of(again, "paired", a="random", b="random (2)")[0]["accuracy"]["difference"] == 0
+
+
+def test_a_set_without_splits_alone(
+    made: tuple[Path, dict[str, Any]], model: ExpressionExtractor, tmp_path: Path
+) -> None:
+    root, report = made
+    alone = evaluate(model, [root / "people"], tmp_path, cache=root / "cache")
+    assert alone["subject_folds"] == report["subject_folds"]
+    assert alone["robustness"] is None
+    assert not alone["linear_probe"]
+    assert "people, subject-wise folds  random" in main_table(alone)
+    assert "## Linear probe" not in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -19,15 +19,14 @@ def markdown(report: Report) -> str:
 
 
 def main_table(report: Report) -> str:
-    """The linear probe's figures, near-duplicates out, as a table for a terminal."""
-    rows = [row for row in report["linear_probe"] if row["near_duplicates"] == "out"]
+    """Linear probes, near-duplicates out, and subject-wise folds, as a table for a terminal."""
     cells = [("data set", "system", "status", "accuracy", "UAR")]
-    cells += [
-        (_title(report, row["data"]), row["system"], row["status"], _value(row, "accuracy"), _value(row, "uar"))
-        for row in rows
-    ]
+    for row in (*(row for row in report["linear_probe"] if row["near_duplicates"] == "out"), *report["subject_folds"]):
+        name = _title(report, row["data"]) + (", subject-wise folds" if "subjects" in row else "")
+        cells.append((name, row["system"], row["status"], _value(row, "accuracy"), _value(row, "uar")))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells)
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _head(report: Report) -> str:
