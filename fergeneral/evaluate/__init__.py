@@ -20,10 +20,12 @@ from fergeneral.evaluate.protocols import (
     sgd_probe,
     subject_folds,
 )
-from fergeneral.evaluate.robustness import Condition, condition_crops, conditions
+from fergeneral.evaluate.report import evaluate
+from fergeneral.evaluate.robustness import CONDITIONS, Condition, conditions
 from fergeneral.evaluate.structure import effective_dimension, identity, separation
 
 __all__ = [
+    "CONDITIONS",
     "Calibration",
     "Condition",
     "CrossResult",
@@ -34,11 +36,11 @@ __all__ = [
     "SGDProbeResult",
     "SubjectFolds",
     "calibrate",
-    "condition_crops",
     "conditions",
     "cross_dataset",
     "effective_dimension",
     "embed_dataset",
+    "evaluate",
     "few_shot",
     "fit_probe",
     "identity",

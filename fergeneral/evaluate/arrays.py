@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fergeneral.datasets import class_counts
 from fergeneral.errors import DataError
 
 
@@ -47,3 +48,19 @@ def columns(labels: Sequence[str] | np.ndarray, vocabulary: Sequence[str], name:
     if unknown:
         raise DataError(f"{name}: {unknown} are not among {', '.join(vocabulary)}")
     return np.array([place[text] for text in texts], dtype=np.int64)
+
+
+def classes_of_train(y: np.ndarray) -> tuple[str, ...]:
+    """The classes, known expressions first. Raises DataError for fewer than two, and names those with one example."""
+    counts = class_counts(y.tolist())
+    if len(counts) < 2:
+        raise DataError(f"train needs two classes or more; it has {counts}")
+    single = [label for label, count in counts.items() if count < 2]
+    if single:
+        raise DataError(f"train needs two examples or more of each class; it has one of {', '.join(single)}")
+    return tuple(counts)
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Each row scaled to unit length; rows of zeros stay as they are."""
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

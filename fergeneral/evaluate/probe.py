@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from fergeneral.datasets import Dataset, class_counts, open_dataset
+from fergeneral.datasets import Dataset, open_dataset
 from fergeneral.encoder import Encoder
 from fergeneral.errors import DataError
-from fergeneral.evaluate.arrays import columns, labelled, same_width
+from fergeneral.evaluate.arrays import classes_of_train, columns, labelled, same_width
 from fergeneral.evaluate.logistic import Standardised
 from fergeneral.evaluate.metrics import Metrics, score
 
@@ -114,10 +114,7 @@ def fit_probe(
     Raises DataError for shapes that do not fit, values that are not finite, or a class with one example.
     """
     x, y = labelled(train, train_labels, "train")
-    counts = class_counts(y.tolist())
-    if len(counts) < 2 or min(counts.values()) < 2:
-        raise DataError(f"train needs two classes or more, with two examples or more each; it has {counts}")
-    labels = tuple(counts)
+    labels = classes_of_train(y)
     column = columns(y, labels, "train")
     fit, validation = _split(y, groups, seed)
     parts = Standardised(x[fit], column[fit], len(labels)).fit(C_GRID)
