@@ -61,7 +61,8 @@ class FewShot:
         return {
             "accuracy": self.accuracy,
             "uar": self.uar,
-            "intervals": {"accuracy": list(self.accuracy_interval), "uar": list(self.uar_interval)},
+            "accuracy_interval": list(self.accuracy_interval),
+            "uar_interval": list(self.uar_interval),
             "accuracies": self.accuracies.tolist(),
             "uars": self.uars.tolist(),
             "short": dict(self.short),
