@@ -167,6 +167,9 @@ def draw_robustness(robustness: Mapping[str, Any], title: str, target: Path) -> 
 
 def _robustness_panel(axis: Axes, group: str, entries: Sequence[Mapping[str, Any]], clean: Mapping[str, float]) -> None:
     labels = [entry["severity"] for entry in entries]
+    middle = _middle(labels)
+    if middle:  # severities to both sides: clean lies between
+        labels, entries = [*labels[:middle], "0", *labels[middle:]], [*entries[:middle], clean, *entries[middle:]]
     line = "-" if _is_graded(labels) else ""
     for name, words, colour, marker in (("accuracy", "accuracy", "#0072B2", "o"), ("uar", "UAR", "#D55E00", "s")):
         axis.axhline(clean[name], color=colour, linestyle="--", linewidth=1, alpha=0.7, label=f"{words}, clean crops")
@@ -184,10 +187,20 @@ def _robustness_panel(axis: Axes, group: str, entries: Sequence[Mapping[str, Any
 
 def _is_graded(labels: Sequence[str]) -> bool:
     """Whether severities are numbers that rise or fall, so that a line between them means something."""
-    found = [re.search(r"[+-]?\d+(\.\d+)?", label) for label in labels]
-    numbers = [float(match[0]) for match in found if match]
+    numbers = _numbers(labels)
     steps = np.sign(np.diff(numbers))
     return len(numbers) == len(labels) > 1 and abs(steps.sum()) == len(steps)
+
+
+def _middle(labels: Sequence[str]) -> int:
+    """Of rising severities below and above zero, how many lie below; 0 for all others."""
+    numbers = _numbers(labels)
+    return sum(number < 0 for number in numbers) if _is_graded(labels) and numbers[0] < 0 < numbers[-1] else 0
+
+
+def _numbers(labels: Sequence[str]) -> list[float]:
+    found = (re.search(r"[+-]?\d+(\.\d+)?", label) for label in labels)
+    return [float(match[0]) for match in found if match]
 
 
 def draw_projection(

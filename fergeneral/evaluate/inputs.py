@@ -47,10 +47,10 @@ class LabelledSet:
         return not self.kept.all()
 
     @property
-    def subjects(self) -> list[str] | None:
-        """The person on each image, where all are known."""
-        subjects = [sample.subject for sample in self.dataset.samples]
-        return [str(subject) for subject in subjects] if all(subjects) else None
+    def people(self) -> int:
+        """How many persons are shown, where those on all images are known; else 0."""
+        subjects = {sample.subject for sample in self.dataset.samples}
+        return len(subjects) if all(subjects) else 0
 
     def rows(self, split: str, *, duplicates: bool = False) -> np.ndarray:
         """Positions of a split's images, in order; all images where there are no splits."""
@@ -60,6 +60,10 @@ class LabelledSet:
     def labels(self, rows: np.ndarray) -> list[str]:
         """The labels at these positions."""
         return [self.dataset.samples[row].label for row in rows]
+
+    def subjects(self, rows: np.ndarray) -> list[str]:
+        """The person on the images at these positions."""
+        return [str(self.dataset.samples[row].subject) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

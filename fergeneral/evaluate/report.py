@@ -158,14 +158,13 @@ def _environment(encoder: Encoder) -> dict[str, Any]:
 def _described(data: LabelledSet) -> dict[str, Any]:
     splits = ("train", "test") if data.has_splits else ("all",)
     rows = {split: data.rows(split) if data.has_splits else data.rows("test") for split in splits}
-    subjects = data.subjects
     return {
         "title": data.title,
         "sha256": data.sha256,
         "splits": {
             split: {"n": len(chosen), "classes": class_counts(data.labels(chosen))} for split, chosen in rows.items()
         },
-        "subjects": None if subjects is None else len(set(subjects)),
+        "subjects": data.people or None,
         "near_duplicates_left_out": int((~data.kept).sum()),
         "left_out": dict(data.dataset.left_out),
         "not_read": data.unread,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from fergeneral.encoder import Encoder
+from fergeneral.errors import DataError
 from fergeneral.evaluate.cache import EmbeddingCache
 from fergeneral.evaluate.inputs import LabelledSet, System
 from fergeneral.evaluate.metrics import calibrate, paired_bootstrap
@@ -17,6 +21,7 @@ from fergeneral.evaluate.structure import effective_dimension, identity, separat
 from fergeneral.types import Detector
 
 Entries = list[dict[str, Any]]
+FOLDS = 10  # of people
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +46,8 @@ def linear_probe_section(run: Run) -> Entries:
     for system, data in run.pairs(splits=True):
         test = system.part(data, "test")
         for duplicates in (False, True) if data.has_duplicates else (False,):
-            probe = fit_probe(*system.part(data, "train", duplicates=duplicates), seed=run.seed)
+            with _named(data):
+                probe = fit_probe(*system.part(data, "train", duplicates=duplicates), seed=run.seed)
             result = probe.read(*test)
             if not duplicates:
                 run.probes[system.name, data.name] = probe, result
@@ -69,15 +75,16 @@ def paired_section(run: Run) -> Entries:
 
 
 def sgd_probe_section(run: Run) -> Entries:
-    """The paper's probe."""
+    """The paper's probe, on our encoders' embeddings as they are, and scaled to unit length."""
     entries = []
     for system, data in run.pairs(splits=True):
-        if system.training_data is None:
-            continue  # the paper's step size is made for features like ours; on others it tells little
-        result = sgd_probe(*_train_and_test(system, data), seed=run.seed)
-        entries.append(
-            _cell(system, data) | {"best_on_test_accuracy": result.best_on_test_accuracy} | result.last.to_dict()
-        )
+        for unit_length in (False, True) if system.training_data is not None else ():
+            result = sgd_probe(*_train_and_test(system, data), unit_length=unit_length, seed=run.seed)
+            entries.append(
+                _cell(system, data)
+                | {"unit_length": unit_length, "best_on_test_accuracy": result.best_on_test_accuracy}
+                | result.last.to_dict()
+            )
     return entries
 
 
@@ -117,11 +124,13 @@ def cross_dataset_section(run: Run) -> Entries:
 
 
 def subject_folds_section(run: Run) -> Entries:
-    """Sets without splits whose people are known."""
+    """Sets without splits that are known to show ten people or more."""
     entries = []
     for system, data in run.pairs(splits=False):
-        if data.subjects is not None:
-            folds = subject_folds(*system.part(data, "test"), data.subjects, seed=run.seed)
+        if data.people >= FOLDS:
+            with _named(data):
+                subjects = data.subjects(data.rows("test"))
+                folds = subject_folds(*system.part(data, "test"), subjects, folds=FOLDS, seed=run.seed)
             entries.append(
                 _cell(system, data)
                 | {"subjects": folds.subjects, "fold_accuracies": folds.accuracies}
@@ -137,10 +146,19 @@ def structure_section(run: Run) -> Entries:
         for system, data in run.pairs(splits=splits):
             x, labels = system.part(data, "test")
             entry = _cell(system, data) | separation(x, labels, seed=run.seed) | effective_dimension(x)
-            if not splits and data.subjects is not None:
-                entry["identity"] = identity(x, labels, data.subjects, seed=run.seed)
-            entries.append(entry)
+            entries.append(entry | {"identity": None if splits else _identity(data, x, labels, run.seed)})
     return entries
+
+
+def _identity(data: LabelledSet, x: np.ndarray, labels: Sequence[str], seed: int) -> dict[str, float] | None:
+    """None where nobody shows two expressions, or no expression is shown by two, so that nothing can be compared."""
+    if not data.people:
+        return None
+    subjects = data.subjects(data.rows("test"))
+    shown = set(zip(subjects, labels, strict=True))
+    if len(shown) in (len(set(subjects)), len(set(labels))):
+        return None
+    return identity(x, labels, subjects, seed=seed)
 
 
 SECTIONS: dict[str, Callable[[Run], Entries]] = {
@@ -183,6 +201,15 @@ def robustness_section(
         )
     clean_values = {"accuracy": clean.accuracy, "uar": clean.uar, "n": clean.n}
     return {"data": data.name, "clean": clean_values, "conditions": entries}
+
+
+@contextmanager
+def _named(data: LabelledSet) -> Iterator[None]:
+    """Put the set's name before errors, which are about "train" alone."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{data.dataset.root}: {error}") from error
 
 
 def _cell(system: System, data: LabelledSet) -> dict[str, Any]:
