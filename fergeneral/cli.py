@@ -63,6 +63,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(probe)
     probe.set_defaults(run=_probe)
 
+    evaluate = commands.add_parser("evaluate", help="write a report on embeddings", description=_evaluate.__doc__)
+    evaluate.add_argument("data", nargs="+", metavar="DATA", help="folders of labelled face crops")
+    evaluate.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for the report")
+    evaluate.add_argument(
+        "--against", action="append", default=[], metavar="NAME", help="other weights to compare with (may be repeated)"
+    )
+    evaluate.add_argument("--peers", metavar="DIR", help="other systems' embeddings: .npz with path and embedding")
+    evaluate.add_argument("--no-robustness", action="store_true", help="leave out the worse conditions (much quicker)")
+    evaluate.add_argument("--cache", metavar="DIR", help="where embeddings are kept (default: the user's cache)")
+    _add_model_options(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
     models = commands.add_parser("models", help="list the packaged weights", description=_models.__doc__)
     models.set_defaults(run=_models)
     card = commands.add_parser("card", help="write the model card beside weights", description=_card.__doc__)
@@ -221,6 +233,28 @@ def _probe(options: argparse.Namespace) -> int:
     from fergeneral.evaluate import probe_datasets
 
     print(probe_datasets(_load(options).encoder, options.train, options.test))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    """Judge embeddings by every protocol of the package on labelled data sets of face crops, each read in its official
+    layout (RAF-DB, FER+, a manifest.csv, or folders named after labels, packed in zip archives or not). Writes
+    report.json, report.md and figures. Embeddings are kept, so that a second run takes minutes."""
+    from fergeneral.evaluate.report import MARKDOWN_FILE, evaluate
+    from fergeneral.evaluate.tables import main_table
+    from fergeneral.extractor import ExpressionExtractor
+
+    report = evaluate(
+        _load(options),
+        options.data,
+        options.output,
+        against=[ExpressionExtractor.from_pretrained(name, device=options.device) for name in options.against],
+        peers=options.peers,
+        robustness=not options.no_robustness,
+        cache=options.cache,
+    )
+    print(main_table(report))
+    print(f"the report is in {Path(options.output) / MARKDOWN_FILE}", file=sys.stderr)
     return 0
 
 

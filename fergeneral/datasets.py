@@ -112,6 +112,11 @@ class Dataset:
             return resize_crop(image, size)
         return cut_face(image, np.asarray(self.landmarks) * image.size, size, template)
 
+    def files(self) -> Iterator[bytes]:
+        """The file of each image as it is stored, in the order of `samples`. Raises DataError for one not there."""
+        files = _Files(self.root)
+        return (files.read(sample.path) for sample in self.samples)
+
     def crops(self, crop: Callable[[Image.Image], np.ndarray]) -> Iterator[np.ndarray]:
         """`crop` of each upright RGB image, in the order of `samples`, decoded in a few threads.
 
@@ -160,7 +165,11 @@ def open_dataset(folder: str | Path, *, drop_duplicates: bool = True) -> Dataset
         dataset = _read_folders(root, files)
     missing = [sample.path for sample in dataset.samples if not files.has(sample.path)]
     if missing:
-        raise DataError(f"{root} lacks {len(missing)} of {len(dataset.samples)} listed images, the first: {missing[0]}")
+        archives = ", ".join(path.name for path in sorted(root.glob("*.zip"))) or "none"
+        raise DataError(
+            f"{root} lacks {len(missing)} of {len(dataset.samples)} listed images, the first: {missing[0]}; "
+            f"unpacked, or in a zip archive (there: {archives}; is one missing?)"
+        )
     if not dataset.samples:
         raise DataError(f"{root} has no labelled images")
     if drop_duplicates and files.has("near_duplicates.csv"):

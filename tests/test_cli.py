@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -77,20 +78,27 @@ def test_a_table_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["extract", "PHOTO", "--model", "no-model"], "neither a folder"),
         (["extract", "PHOTO", "--draw", "PHOTO"], "cannot be made"),
         (["probe", "--train", "EMPTY", "--test", "EMPTY"], "no labelled images"),
+        (["evaluate", "EMPTY", "-o", "EMPTY/out"], "no labelled images"),
+        (["evaluate", "/no/such/set", "-o", "EMPTY/out"], "/no/such/set: no such folder"),
+        (["evaluate", "EMPTY", "-o", "PHOTO/out"], "cannot be made"),
     ],
 )
 def test_errors_are_one_line(
     arguments: list[str], message: str, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {"EMPTY": str(tmp_path), "PHOTO": str(photos / "astronaut.png")}
-    assert main([places.get(argument, argument) for argument in arguments]) == 1
+    for place, path in places.items():
+        arguments = [argument.replace(place, path) for argument in arguments]
+    assert main(arguments) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["extract"], ["extract", "a.jpg", "--batch-size", "0"], ["nonsense"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["extract"], ["extract", "a.jpg", "--batch-size", "0"], ["evaluate", "a"], ["nonsense"]]
+)
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -114,6 +122,22 @@ def test_probe_prints_its_result(faces_folder: Path, capsys: pytest.CaptureFixtu
     assert "accuracy" in out
     assert "UAR" in out
     assert "surprise" in out
+
+
+def test_evaluate_writes_a_report_and_prints_the_main_table(
+    faces_folder: Path, random_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", str(faces_folder), "-o", str(tmp_path / "out"), "--no-robustness", "--device", "cpu"]
+    arguments += ["--model", str(random_folder), "--cache", str(tmp_path / "cache"), "--against", str(random_folder)]
+    assert main(arguments) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["data", "set", "system", "status", "accuracy", "UAR"]
+    assert [row.split()[:2] for row in rows] == [["faces", "random"], ["faces", "random"]]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert f"{report['linear_probe'][0]['accuracy']:.3f} (" in rows[0]
+    assert report["robustness"] is None
+    assert (tmp_path / "out" / "report.md").read_text().startswith("# Expression embeddings of `random`")
+    assert len(list((tmp_path / "cache").iterdir())) == 1  # the same weights, so embedded once
 
 
 def test_a_reader_that_goes_away_is_no_crash(folder: Path) -> None:

@@ -127,6 +127,10 @@ def test_what_is_broken_is_named(tmp_path: Path) -> None:
     write(tmp_path / "r", {"EmoLabel/list_patition_label.txt": RAFDB})
     with pytest.raises(DataError, match=r"lacks 3 of 3 listed images, the first: Image/aligned/train_00001"):
         open_dataset(tmp_path / "r")
+    write(tmp_path / "half", {"EmoLabel/list_patition_label.txt": RAFDB})
+    pack(tmp_path / "half", dict(list(rafdb_images().items())[:2]))
+    with pytest.raises(DataError, match=r"lacks 1 of 3 .*test_0001_aligned.jpg; .*\(there: images.zip; is one missing"):
+        open_dataset(tmp_path / "half")
     write(tmp_path / "r", {"EmoLabel/list_patition_label.txt": "train_00001.jpg 9\n"})
     with pytest.raises(DataError, match=r"line 1 of EmoLabel/list_patition_label.txt"):
         open_dataset(tmp_path / "r")

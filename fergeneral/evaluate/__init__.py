@@ -7,6 +7,49 @@ try:
 except ImportError as error:
     raise MissingExtraError("fergeneral.evaluate", "scikit-learn", "eval") from error
 
+from fergeneral.evaluate.metrics import Calibration, Metrics, calibrate, paired_bootstrap, score
 from fergeneral.evaluate.probe import Probe, ProbeResult, embed_dataset, fit_probe, linear_probe, probe_datasets
+from fergeneral.evaluate.protocols import (
+    CrossResult,
+    FewShot,
+    SGDProbeResult,
+    SubjectFolds,
+    cross_dataset,
+    few_shot,
+    knn,
+    sgd_probe,
+    subject_folds,
+)
+from fergeneral.evaluate.report import evaluate
+from fergeneral.evaluate.robustness import CONDITIONS, Condition, conditions
+from fergeneral.evaluate.structure import effective_dimension, identity, separation
 
-__all__ = ["Probe", "ProbeResult", "embed_dataset", "fit_probe", "linear_probe", "probe_datasets"]
+__all__ = [
+    "CONDITIONS",
+    "Calibration",
+    "Condition",
+    "CrossResult",
+    "FewShot",
+    "Metrics",
+    "Probe",
+    "ProbeResult",
+    "SGDProbeResult",
+    "SubjectFolds",
+    "calibrate",
+    "conditions",
+    "cross_dataset",
+    "effective_dimension",
+    "embed_dataset",
+    "evaluate",
+    "few_shot",
+    "fit_probe",
+    "identity",
+    "knn",
+    "linear_probe",
+    "paired_bootstrap",
+    "probe_datasets",
+    "score",
+    "separation",
+    "sgd_probe",
+    "subject_folds",
+]

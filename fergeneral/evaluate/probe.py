@@ -3,44 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, confusion_matrix
-from sklearn.model_selection import train_test_split
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from fergeneral.datasets import Dataset, class_counts, open_dataset
+from fergeneral.datasets import Dataset, open_dataset
 from fergeneral.encoder import Encoder
 from fergeneral.errors import DataError
+from fergeneral.evaluate.arrays import classes_of_train, columns, labelled, same_width
+from fergeneral.evaluate.logistic import Standardised
+from fergeneral.evaluate.metrics import Metrics, score
 
 C_GRID = tuple(10.0**k for k in np.arange(-5, 1.01, 0.5))  # inverse strength of the L2 penalty
 VALIDATION_SHARE = 0.15  # of train, stratified, for choosing C
-_ITERATIONS = 2000
 
 
-@dataclasses.dataclass(frozen=True)
-class ProbeResult:
-    """What a linear probe reads from a test set.
+@dataclasses.dataclass(frozen=True, eq=False)
+class ProbeResult(Metrics):
+    """What a linear probe reads from a test set: its `Metrics`, and how it came to them.
 
-    `accuracy`; `uar`, the unweighted average of the class recalls; `recall` of each class that the test set has;
-    `confusion` (C, C): rows are true, columns predicted classes, in the order of `labels`; `c`: the chosen inverse
-    strength; `validation_accuracy`: on the split of train it was chosen on; `n_train`, `n_test`: images.
+    `c`: the chosen inverse strength; `validation_accuracy`: on the split of train it was chosen on; `n_train`: images;
+    `predicted` (M,) str; `logits` (M, C), whose columns are `labels`; `true` (M,) int: the columns of the true classes.
     """
 
-    accuracy: float
-    uar: float
-    recall: dict[str, float]
-    confusion: np.ndarray
-    labels: tuple[str, ...]
     c: float
     validation_accuracy: float
     n_train: int
-    n_test: int
+    predicted: np.ndarray
+    logits: np.ndarray
+    true: np.ndarray
+
+    @property
+    def n_test(self) -> int:
+        """The same as `n`."""
+        return self.n
+
+    def to_dict(self) -> dict[str, Any]:
+        """Without the values of single images."""
+        fit = {"c": self.c, "validation_accuracy": self.validation_accuracy, "n_train": self.n_train}
+        return {**super().to_dict(), **fit}
 
     def __str__(self) -> str:
         width = max(map(len, self.labels))
@@ -57,66 +62,107 @@ class ProbeResult:
         return "\n".join(lines)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Probe:
-    """A fitted linear probe; `read` applies it to a test set."""
+    """A fitted linear probe; `read` applies it to a test set.
 
-    classifier: Pipeline
+    `weights` (D, C), `bias` (C,): the logits of embeddings x are x @ weights + bias, their columns `labels`.
+    `validation_logits` (V, C), `validation_true` (V,) int columns: of the split of train that C was chosen on, by the
+    classifier fitted on the rest of train. What a temperature may be fitted on.
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray
     labels: tuple[str, ...]
     c: float
     validation_accuracy: float
     n_train: int
+    validation_logits: np.ndarray
+    validation_true: np.ndarray
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """(M, C) float64 of embeddings (M, D)."""
+        return np.asarray(x, dtype=np.float64) @ self.weights + self.bias
 
     def read(self, test: np.ndarray, test_labels: Sequence[str]) -> ProbeResult:
         """Predict `test` (M, D) once. Raises DataError for a label that train did not have."""
-        x, y = _checked(test, test_labels, "test")
-        if x.shape[1] != self.classifier.n_features_in_:
-            raise DataError(
-                f"train has {self.classifier.n_features_in_} features, test has {x.shape[1]}; "
-                f"they must come from one encoder"
-            )
-        unknown = sorted(set(y.tolist()) - set(self.labels))
-        if unknown:
-            raise DataError(f"test has the labels {unknown}, which train does not have; train has {self.labels}")
-        predicted = self.classifier.predict(x)
-        confusion = confusion_matrix(y, predicted, labels=self.labels)
-        recall = {
-            label: float(row[i] / row.sum())
-            for i, (label, row) in enumerate(zip(self.labels, confusion, strict=True))
-            if row.sum()
-        }
+        x, y = labelled(test, test_labels, "test")
+        same_width(self.weights.T, x)
+        true = columns(y, self.labels, "the test labels (known are those of train)")
+        logits = self.logits(x)
+        predicted = np.array(self.labels)[logits.argmax(axis=1)]
         return ProbeResult(
-            accuracy=float(accuracy_score(y, predicted)),
-            uar=float(np.mean(list(recall.values()))),
-            recall=recall,
-            confusion=confusion,
-            labels=self.labels,
+            **vars(score(y, predicted, self.labels)),
             c=self.c,
             validation_accuracy=self.validation_accuracy,
             n_train=self.n_train,
-            n_test=len(y),
+            predicted=predicted,
+            logits=logits,
+            true=true,
         )
 
 
-def fit_probe(train: np.ndarray, train_labels: Sequence[str], *, seed: int = 0) -> Probe:
+def fit_probe(
+    train: np.ndarray, train_labels: Sequence[str], *, groups: Sequence[str] | None = None, seed: int = 0
+) -> Probe:
     """Fit L2 logistic regression on standardised features, `train` (N, D) embeddings of any system.
 
     C is chosen by accuracy from C_GRID on a stratified split of train, then the classifier is fitted on all of it.
+    With `groups` (N, the person of each image, say) no group is on both sides of that split, for which there must be
+    seven groups or more.
+    C is scikit-learn's for three classes or more; for two, which it fits by one column, it is half of scikit-learn's.
     Raises DataError for shapes that do not fit, values that are not finite, or a class with one example.
     """
-    x, y = _checked(train, train_labels, "train")
-    counts = Counter(y.tolist())
-    if len(counts) < 2 or min(counts.values()) < 2:
-        raise DataError(f"train needs two classes or more, with two examples or more each; it has {dict(counts)}")
-    size = max(len(counts), round(VALIDATION_SHARE * len(y)))
-    try:
-        fit_x, val_x, fit_y, val_y = train_test_split(x, y, test_size=size, stratify=y, random_state=seed)
-    except ValueError as error:
-        raise DataError(f"train is too small to split for choosing C: {error}") from error
-    scores = [float(_classifier(c).fit(fit_x, fit_y).score(val_x, val_y)) for c in C_GRID]
-    best = int(np.argmax(scores))
-    labels = tuple(class_counts(y.tolist()))
-    return Probe(_classifier(C_GRID[best]).fit(x, y), labels, C_GRID[best], scores[best], len(y))
+    x, y = labelled(train, train_labels, "train")
+    labels = classes_of_train(y)
+    column = columns(y, labels, "train")
+    fit, validation = _split(y, groups, seed)
+    parts = Standardised(x[fit], column[fit], len(labels)).fit(C_GRID)
+    logits = [x[validation] @ weights + bias for weights, bias in parts]
+    accuracies = [float((values.argmax(axis=1) == column[validation]).mean()) for values in logits]
+    best = int(np.argmax(accuracies))
+    ((weights, bias),) = Standardised(x, column, len(labels)).fit([C_GRID[best]])
+    return Probe(weights, bias, labels, C_GRID[best], accuracies[best], len(y), logits[best], column[validation])
+
+
+def _split(y: np.ndarray, groups: Sequence[str] | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to fit on, every class among them, and rows to choose C on."""
+    rows, classes = np.arange(len(y)), set(y.tolist())
+    if groups is not None:
+        fit, validation = group_folds(y, groups, round(1 / VALIDATION_SHARE), seed)[0]
+    else:
+        size = max(len(classes), round(VALIDATION_SHARE * len(rows)))
+        try:
+            fit, validation = train_test_split(rows, test_size=size, stratify=y, random_state=seed)
+        except ValueError as error:
+            raise DataError(f"train is too small to split for choosing C: {error}") from error
+    lacking = sorted(classes - set(y[fit].tolist()))
+    if lacking:
+        raise DataError(f"train cannot be split for choosing C: too few groups have the classes {lacking}")
+    return fit, validation
+
+
+def group_folds(
+    y: np.ndarray, groups: Sequence[str] | np.ndarray, folds: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(train rows, test rows) of each fold; every group is in one test part alone, classes spread as evenly as can be.
+
+    Raises DataError for another number of groups than of rows, or fewer different ones than folds.
+    """
+    names = np.asarray(groups, dtype=str)
+    different = len(set(names.tolist()))
+    if names.shape != y.shape or not 2 <= folds <= different:
+        raise DataError(
+            f"{folds} folds of {len(y)} images need the group (person) of each image, and two folds or more but "
+            f"no more than groups; got {len(names)}, {different} different"
+        )
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # it is then spread as far as it goes
+        try:
+            return list(splitter.split(y, y, names))
+        except ValueError as error:
+            raise DataError(f"{folds} folds cannot be made: {error}") from error
 
 
 def linear_probe(
@@ -150,17 +196,3 @@ def probe_datasets(
             raise DataError(f"train and test share {len(shared)} images of {train_set.root}, which has no splits")
     embedded = [embed_dataset(encoder, dataset, show_progress=show_progress) for dataset in (train_set, test_set)]
     return linear_probe(embedded[0], train_set.labels, embedded[1], test_set.labels)
-
-
-def _checked(features: np.ndarray, labels: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(features, dtype=np.float32), np.asarray(labels, dtype=str)
-    if x.ndim != 2 or len(x) != len(y) or len(y) == 0:
-        raise DataError(f"{name} needs (N, D) embeddings and N labels, N > 0; got {x.shape} and {len(y)} labels")
-    broken = int((~np.isfinite(x).all(axis=1)).sum())
-    if broken:
-        raise DataError(f"{name} has {broken} rows with values that are not finite; leave those images out")
-    return x, y
-
-
-def _classifier(c: float) -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=_ITERATIONS))

@@ -1,0 +1,356 @@
+"""A report's JSON as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fergeneral.datasets import EXPRESSIONS
+
+Report = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def markdown(report: Report) -> str:
+    """The whole report as Markdown; `report` as report.json holds it. Sections without entries are left out."""
+    sections = (_head, _data, _linear_probe, _recalls, _calibration, _cross_dataset, _subject_folds, _few_shot, _knn)
+    parts = [section(report) for section in (*sections, _sgd_probe, _robustness, _structure, _environment)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def main_table(report: Report) -> str:
+    """Linear probes, near-duplicates out, and subject-wise folds, as a table for a terminal."""
+    cells = [("data set", "system", "status", "accuracy", "UAR")]
+    for row in (*(row for row in report["linear_probe"] if row["near_duplicates"] == "out"), *report["subject_folds"]):
+        name = _title(report, row["data"]) + (", subject-wise folds" if "subjects" in row else "")
+        cells.append((name, row["system"], row["status"], _value(row, "accuracy"), _value(row, "uar")))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _head(report: Report) -> str:
+    model, environment = report["model"], report["environment"]
+    seen = ", ".join(model["training_data"]) or "not stated"
+    return f"""# Expression embeddings of `{model["model_id"]}`
+
+Weights {_hash(model["weights_sha256"])}, {model["architecture"]}, crops of {model["crop_size"]} px,
+{model["embedding_size"]} dimensions. In pretraining: {seen}. Written by `fergeneral evaluate`
+{environment["packages"]["fergeneral"]} on {environment["date"][:10]}; `report.json` holds every figure, the hashes in
+full and the versions.
+
+Intervals in brackets are 95 % bootstrap intervals over test images, seed {report["seed"]}. UAR is the mean of the class
+recalls. Status says what pretraining had of the images that were read: *in-sample*, these very images; *held-out*,
+other images of the same data set; *never seen*, none of the set; *not stated* for other systems. No choice was made on
+a test set; the one column that breaks this rule says so."""
+
+
+def _data(report: Report) -> str:
+    labels = [name for name in EXPRESSIONS if any(name in row["classes"] for _, _, row in _splits(report))]
+    header = ["data set", "split", "images", *labels, "SHA-256"]
+    rows = []
+    for name, split, row in _splits(report):
+        counts = [row["classes"].get(label, "-") for label in labels]
+        rows.append([_title(report, name), split, row["n"], *counts, _hash(report["data"][name]["sha256"])])
+    notes = [_data_note(described) for described in report["data"].values()]
+    return f"## Data\n\n{_table(header, rows)}\n\n" + "\n".join(note for note in notes if note)
+
+
+def _data_note(data: Row) -> str:
+    parts = [f"{reason}: {count}" for reason, count in data["left_out"].items()]
+    text = f"- {data['title']}: left out: {', '.join(parts)}." if parts else f"- {data['title']}: nothing left out."
+    if data["subjects"]:
+        text += f" {data['subjects']} people."
+    return text + "".join(f" Split {split!r} ({n} images) not read." for split, n in data["not_read"].items())
+
+
+def _linear_probe(report: Report) -> str:
+    if not report["linear_probe"]:
+        return ""
+    text = """## Linear probe
+
+L2 logistic regression on frozen, standardised embeddings. C is chosen on a stratified 15 % of train, then the probe is
+fitted on all of train and the test split is read once. Near-duplicates of test images are left out of train; the column
+that says so has them in. The difference is that of the first system to each other on the same test images, with its
+paired bootstrap interval."""
+    for name, data in report["data"].items():
+        rows = [row for row in report["linear_probe"] if row["data"] == name]
+        if rows:
+            text += f"\n\n### {data['title']}\n\n{_linear_table(report, rows)}{_missing(rows)}"
+            text += _pictures(report, "systems", name) + _pictures(report, "confusion", name)
+    return text
+
+
+def _linear_table(report: Report, rows: Sequence[Row]) -> str:
+    twice = {row["system"]: row for row in rows if row["near_duplicates"] == "in"}
+    against = {(row["b"], row["data"]): row for row in report["paired"]}
+    header = ["embeddings of", "status", "accuracy", "UAR", "macro-F1"]
+    header += ["accuracy / UAR with near-duplicates"] if twice else []
+    header += ["difference in accuracy", "in UAR"] if len({row["system"] for row in rows}) > 1 else []
+    lines = []
+    for row in rows:
+        if row["near_duplicates"] == "out":
+            name = row["system"]
+            line = [_system(report, name), row["status"], *_values(row)]
+            line += [" / ".join(_two(twice[name]))] if twice else []
+            pair = against.get((name, row["data"]))
+            line += [_difference(pair[key]) for key in ("accuracy", "uar")] if pair else []
+            lines.append(line)
+    return _table(header, lines)
+
+
+def _missing(rows: Sequence[Row]) -> str:
+    gaps = {row["system"]: row["missing"] for row in rows if row["missing"]}
+    notes = [f"{name} gave no embedding for {n} images, which got the mean of train." for name, n in gaps.items()]
+    return "\n\n" + " ".join(notes) if notes else ""
+
+
+def _recalls(report: Report) -> str:
+    rows = [row for row in report["linear_probe"] if row["near_duplicates"] == "out"]
+    labels = [name for name in EXPRESSIONS if any(name in row["recall"] for row in rows)]
+    lines = [
+        _who(report, row) + [f"{row['recall'][label]:.3f}" if label in row["recall"] else "-" for label in labels]
+        for row in rows
+    ]
+    return f"### Recall of each class\n\n{_table(['read on', 'embeddings of', *labels], lines)}" if rows else ""
+
+
+def _calibration(report: Report) -> str:
+    rows = [row for row in report["linear_probe"] if row["near_duplicates"] == "out"]
+    header = ["read on", "embeddings of", "ECE", "ECE scaled", "NLL", "NLL scaled", "temperature"]
+    lines = []
+    for row in rows:
+        found = row["calibration"]
+        values = [f"{found[key]:.3f}" for key in ("ece", "ece_scaled", "nll", "nll_scaled", "temperature")]
+        lines.append(_who(report, row) + values)
+    text = """### Calibration
+
+Expected calibration error (15 bins) and negative log-likelihood on test, before and after temperature scaling; the
+temperature is fitted on the part of train that chose C."""
+    return f"{text}\n\n{_table(header, lines)}" if rows else ""
+
+
+def _cross_dataset(report: Report) -> str:
+    rows = report["cross_dataset"]
+    header = ["embeddings of", "probe fitted on", "its images", "read on", "status", "classes", "images"]
+    header += ["accuracy", "UAR", "macro-F1"]
+    lines = []
+    for row in rows:
+        fitted = [_title(report, row["train"]), row["train_status"]]
+        read = [_title(report, row["test"]), row["status"], len(row["shared"]), row["n"]]
+        lines.append([_system(report, row["system"]), *fitted, *read, *_values(row)])
+    text = """## From one data set to another
+
+The linear probe, fitted on one set with the classes that both have and read on the other; a set without splits is taken
+whole. "Its images": what pretraining had of the probe's own train images."""
+    maps = "\n".join(dict.fromkeys(_class_map(report, row) for row in rows))
+    return f"{text}\n\n{_table(header, lines)}\n\n{maps}" if rows else ""
+
+
+def _class_map(report: Report, row: Row) -> str:
+    def left(counts: Mapping[str, int]) -> str:
+        return ", ".join(f"{label} ({n})" for label, n in counts.items()) or "nothing"
+
+    pair = f"{_title(report, row['train'])} to {_title(report, row['test'])}"
+    return (
+        f"- {pair}: {', '.join(row['shared'])}; left out of train: {left(row['left_out_train'])}, "
+        f"of test: {left(row['left_out_test'])}."
+    )
+
+
+def _subject_folds(report: Report) -> str:
+    rows = report["subject_folds"]
+    header = ["data set", "embeddings of", "status", "images", "people", "accuracy", "UAR", "macro-F1", "of folds"]
+    lines = []
+    for row in rows:
+        range_of_folds = f"{min(row['fold_accuracies']):.3f} to {max(row['fold_accuracies']):.3f}"
+        lines.append([*_who(report, row), row["status"], row["n"], row["subjects"], *_values(row), range_of_folds])
+    text = """## Subject-wise folds
+
+Cross-validation in which nobody is in train and test at once, over the predictions of all folds. The intervals draw
+single images; those of one person are alike, so they are too narrow."""
+    pictures = "".join(_pictures(report, "confusion", name) for name in dict.fromkeys(row["data"] for row in rows))
+    return f"{text}\n\n{_table(header, lines)}{pictures}" if rows else ""
+
+
+def _few_shot(report: Report) -> str:
+    rows = report["few_shot"]
+    shots = sorted({row["shots"] for row in rows})
+    lines = []
+    for (name, system), found in _grouped(rows).items():
+        of = {row["shots"]: row for row in found}
+        cells = [_mean(of[shot]) if shot in of else "-" for shot in shots]
+        lines.append([_title(report, name), _system(report, system), *cells])
+    text = f"""## Few images a class
+
+Logistic regression on so many images of each class, drawn {len(rows[0]["accuracies"]) if rows else 0} times: mean
+accuracy and its 95 % interval over draws / mean UAR; always on the whole test split."""
+    table = _table(["data set", "embeddings of", *map(str, shots)], lines)
+    return f"{text}\n\n{table}{_pictures(report, 'few_shot')}" if rows else ""
+
+
+def _knn(report: Report) -> str:
+    rows = report["knn"]
+    ks = sorted({row["k"] for row in rows})
+    lines = []
+    for (name, system), found in _grouped(rows).items():
+        of = {row["k"]: " / ".join(_two(row)) for row in found}
+        lines.append([_title(report, name), _system(report, system), *(of.get(k, "-") for k in ks)])
+    text = """## Nearest neighbours
+
+Votes of the k nearest train images by cosine similarity, each weighted by exp(similarity / 0.07): accuracy / UAR."""
+    return f"{text}\n\n{_table(['data set', 'embeddings of', *(f'k = {k}' for k in ks)], lines)}" if rows else ""
+
+
+def _sgd_probe(report: Report) -> str:
+    rows = report["sgd_probe"]
+    lines = []
+    for row in rows:
+        form = "unit length" if row["unit_length"] else "as they are"
+        lines.append([*_who(report, row), form, *_values(row), f"{row['best_on_test_accuracy']:.3f}"])
+    header = ["data set", "embeddings of", "embeddings", "accuracy", "UAR", "macro-F1", "best epoch on test (leaks)"]
+    text = """## The paper's SGD probe
+
+One linear layer, SGD with learning rate 4 for 100 epochs, read after the last. The paper reports the best epoch on the
+test set, which looks at the answers: that figure stands in the last column, and nowhere else. So high a rate does not
+settle on long embeddings; those scaled to unit length, which the paper does not do, show what the probe can."""
+    return f"{text}\n\n{_table(header, lines)}" if rows else ""
+
+
+def _robustness(report: Report) -> str:
+    found = report["robustness"]
+    if not found:
+        return ""
+    clean = found["clean"]
+    lines = [("clean", "", *_two(clean), "", "", "")]
+    lines += [
+        (row["group"], row["severity"], *_two(row), _points(row, "accuracy"), _points(row, "uar"), row["missed"] or "")
+        for row in found["conditions"]
+    ]
+    header = ["condition", "", "accuracy", "UAR", "accuracy lost", "UAR lost", "no face found"]
+    text = f"""## Worse conditions
+
+The linear probe of clean {_title(report, found["data"])} train, read on its {clean["n"]} test images under conditions
+that it was not fitted for. Lost: clean less worse, in points, with the paired bootstrap interval. Where no face was
+found, the clean crop was read."""
+    return f"{text}{_pictures(report, 'robustness')}\n\n{_table(header, lines)}"
+
+
+def _structure(report: Report) -> str:
+    rows = report["structure"]
+    keys = ("silhouette", "fisher_ratio", "participation_ratio", "components_95")
+    header = ["data set", "embeddings of", "silhouette", "Fisher ratio", "participation ratio", "components for 95 %"]
+    lines = [
+        _who(report, row) + [_number(row[key], digits) for key, digits in zip(keys, (3, 3, 1, 0), strict=True)]
+        for row in rows
+    ]
+    text = f"""## What else the embeddings hold
+
+Of test images: how far the classes lie apart (silhouette by cosine distance, -1 to 1; Fisher's ratio of scatter between
+classes to that within), and how many dimensions are in use (participation ratio of the covariance's eigenvalues;
+principal components that hold 95 % of the variance).
+
+{_table(header, lines)}"""
+    return text + _identity(report) + _pictures(report, "projection")
+
+
+def _identity(report: Report) -> str:
+    rows = [row for row in report["structure"] if row.get("identity")]
+    if not rows:
+        return ""
+    keys = list(rows[0]["identity"])
+    lines = [_who(report, row) + [_number(row["identity"][key], 3) for key in keys] for row in rows]
+    header = ["data set", "embeddings of", *(key.replace("_", " ").replace("auc", "AUC") for key in keys)]
+    return f"""
+
+### Identity
+
+How well the cosine similarity of two images tells whether they show the same person (identity AUC, among pairs of
+different expressions) and whether they show the same expression (expression AUC, among pairs of different people): 0.5
+is chance, 1 is always. An embedding of expressions should have little of the first and much of the second. Then the
+mean similarity of each kind of pair.
+
+{_table(header, lines)}"""
+
+
+def _environment(report: Report) -> str:
+    environment = report["environment"]
+    packages = ", ".join(f"{name} {number}" for name, number in environment["packages"].items())
+    seconds = ", ".join(f"{name.replace('_', ' ')} {value:.0f}" for name, value in report["seconds"].items())
+    return f"""## Where and when
+
+{environment["date"]}, Python {environment["python"]} on {environment["platform"]}, {environment["cores"]} cores,
+{environment["threads"]} threads, device {environment["device"]}. {packages}.
+
+Seconds: {seconds}; {sum(report["seconds"].values()):.0f} in all. Embeddings that were in the cache took none."""
+
+
+def _splits(report: Report) -> list[tuple[str, str, Row]]:
+    return [(name, split, row) for name, data in report["data"].items() for split, row in data["splits"].items()]
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["data"], row["system"]), []).append(row)
+    return groups
+
+
+def _title(report: Report, name: str) -> str:
+    return str(report["data"][name]["title"])
+
+
+def _who(report: Report, row: Row) -> list[Any]:
+    return [_title(report, row["data"]), _system(report, row["system"])]
+
+
+def _system(report: Report, name: str) -> str:
+    return f"**{name}**" if name == report["model"]["model_id"] else name
+
+
+def _hash(digest: str) -> str:
+    return f"`{digest[:12]}`"
+
+
+def _value(row: Row, key: str) -> str:
+    low, high = row["intervals"][key]
+    return f"{row[key]:.3f} ({low:.3f}-{high:.3f})"
+
+
+def _values(row: Row) -> list[str]:
+    return [_value(row, key) for key in ("accuracy", "uar", "macro_f1")]
+
+
+def _two(row: Row) -> tuple[str, str]:
+    return f"{row['accuracy']:.3f}", f"{row['uar']:.3f}"
+
+
+def _mean(row: Row) -> str:
+    half = (row["accuracy_interval"][1] - row["accuracy_interval"][0]) / 2
+    return f"{row['accuracy']:.3f} ± {half:.3f} / {row['uar']:.3f}"
+
+
+def _difference(row: Row) -> str:
+    low, high = row["interval"]
+    p = "p < 0.002" if row["p"] < 0.002 else f"p = {row['p']:.3f}"
+    return f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f}), {p}"
+
+
+def _points(row: Row, key: str) -> str:
+    low, high = row[f"drop_{key}_interval"]
+    return f"{100 * row[f'drop_{key}']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _pictures(report: Report, kind: str, data: str | None = None) -> str:
+    """The figures of a kind, of one data set or of all."""
+    figures = [row for row in report["figures"] if row["kind"] == kind and data in (None, row.get("data"))]
+    return "".join(f"\n\n![{row['title']}]({row['file']})" for row in figures)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *([*row, *[""] * (len(header) - len(row))] for row in rows)]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
