@@ -1,6 +1,6 @@
 """What each part of the objective is worth: pretraining runs at equal budget, then probes on validation splits.
 
-    python benchmarks/ablation.py DATA OUT [--recipe crs-cont-r18] [--epochs 20] [--pixels 112] [--seeds 3] [--device cuda]
+    python benchmarks/ablation.py DATA OUT [--recipe crs-cont-r18] [--epochs 20] [--pixels 112 224] [--seeds 3]
 
 DATA holds rafdb/, affectnet/, ferplus/ and ckplus48/. Every variant is the recipe with the changes named below, no fine
 term, and the same number of images drawn; a run that is there already in OUT is not made again. What is read, all by
@@ -32,8 +32,8 @@ from fergeneral.extractor import ExpressionExtractor
 from fergeneral.train.config import Recipe, Stage, find_recipe
 from fergeneral.train.loop import train
 
-# No fine term, and the objective from the first step. At this rate it left chance from scratch in a trial (RAF-DB, 48 px,
-# 96 images a step: spread down to 0.023 at step 160, 0.062 and rising at step 360).
+# No fine term, and the objective from the first step. At this rate it left chance from scratch in a trial (RAF-DB,
+# 48 px, 96 images a step: spread down to 0.023 at step 160, 0.062 and rising at step 360).
 COMMON: dict[str, Any] = {
     "fine_weight": 0.0,
     "objective_weight": 1.0,

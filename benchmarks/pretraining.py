@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
@@ -168,10 +168,9 @@ def table(report: dict[str, Any]) -> str:
     lines = ["| pipeline | images/s | against ordinary | data | MFU | schedule |", "|---|---|---|---|---|---|"]
     first = report["rows"][0]["images_per_s"]
     for row in report["rows"]:
-        lines.append(
-            f"| {row['name']} | {row['images_per_s']:.0f} | {row['images_per_s'] / first:.1f}x | {row['data_share']:.0%} "
-            f"| {row['mfu']:.0%} | {row['schedule_minutes']:.0f} min |"
-        )
+        rate = row["images_per_s"]
+        cells = (row["name"], f"{rate:.0f}", f"{rate / first:.1f}x", f"{row['data_share']:.0%}", f"{row['mfu']:.0%}")
+        lines.append("| " + " | ".join((*cells, f"{row['schedule_minutes']:.0f} min")) + " |")
     return "\n".join(lines)
 
 
