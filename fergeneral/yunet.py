@@ -21,6 +21,7 @@ MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4
 LONGEST_SIDE = 1024  # pixels; larger images are shrunk to this before YuNet sees them
 SCORE_THRESHOLD = 0.7
 _NMS_THRESHOLD = 0.3  # OpenCV's default
+_ERRORS_ONLY = 2  # OpenCV's LOG_LEVEL_ERROR
 _TOP_K = 5000  # candidates kept before non-maximum suppression; OpenCV's default
 
 
@@ -85,8 +86,8 @@ def _opencv() -> Any:
 def _network(model: bytes, score_threshold: float) -> Any:
     cv2 = _opencv()
     data, nothing = np.frombuffer(model, dtype=np.uint8), np.zeros(0, dtype=np.uint8)
-    logging = cv2.utils.logging
-    level = logging.setLogLevel(logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns here of what was not asked for
+    logging = getattr(cv2.utils, "logging", cv2)  # the functions moved there with OpenCV 4.13
+    level = logging.setLogLevel(_ERRORS_ONLY)  # OpenCV 5 warns here of what was not asked for
     try:
         return cv2.FaceDetectorYN.create("onnx", data, nothing, (320, 320), score_threshold, _NMS_THRESHOLD, _TOP_K)
     finally:
