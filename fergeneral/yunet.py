@@ -20,6 +20,8 @@ MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4
 
 LONGEST_SIDE = 1024  # pixels; larger images are shrunk to this before YuNet sees them
 SCORE_THRESHOLD = 0.7
+# OpenCV 4.10 to 4.13 compute wrongly, from memory never written, where YuNet's coarsest map (1/32) is one cell wide.
+_SHORTEST_SIDE = 64
 _NMS_THRESHOLD = 0.3  # OpenCV's default
 _ERRORS_ONLY = 2  # OpenCV's LOG_LEVEL_ERROR
 _TOP_K = 5000  # candidates kept before non-maximum suppression; OpenCV's default
@@ -59,9 +61,10 @@ class YuNetDetector:
     def detect(self, image: Image.Image) -> list[Detection]:
         """All faces in an upright PIL image of mode RGB. Boxes are clipped to the image."""
         small = _bounded(image)
+        pixels = _pixels(small)
         network = self._network()
-        network.setInputSize(small.size)
-        _, rows = network.detect(np.ascontiguousarray(np.asarray(small)[:, :, ::-1]))  # OpenCV wants BGR
+        network.setInputSize(pixels.shape[1::-1])
+        _, rows = network.detect(pixels)
         if rows is None:
             return []
         scale = np.array([image.width / small.width, image.height / small.height], dtype=np.float32)
@@ -122,6 +125,14 @@ def _bounded(image: Image.Image) -> Image.Image:
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     # A gap of 1 takes whole-number averages first, in a fraction of the time; YuNet finds the same.
     return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0)
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 in OpenCV's order BGR, with black to the right and below a side shorter than _SHORTEST_SIDE."""
+    size = (max(image.height, _SHORTEST_SIDE), max(image.width, _SHORTEST_SIDE), 3)
+    pixels = np.zeros(size, dtype=np.uint8)
+    pixels[: image.height, : image.width] = np.asarray(image)[:, :, ::-1]
+    return pixels
 
 
 def _detection(row: np.ndarray, scale: np.ndarray, size: tuple[int, int]) -> Detection:
