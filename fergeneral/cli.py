@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument(
         "--draw", metavar="DIR", help="save every photo there with boxes, landmarks and scores, as PNG"
     )
+    extract.add_argument(
+        "--detector", choices=("mtcnn", "yunet"), default="mtcnn", help="yunet is faster and needs fergeneral[yunet]"
+    )
     extract.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="photos at once (default 32)")
     _add_model_options(extract)
     extract.set_defaults(run=_extract)
@@ -101,10 +104,12 @@ def _positive(text: str) -> int:
     return value
 
 
-def _load(options: argparse.Namespace) -> ExpressionExtractor:
+def _load(options: argparse.Namespace, detector: str | None = None) -> ExpressionExtractor:
     from fergeneral.extractor import ExpressionExtractor
 
-    return ExpressionExtractor.from_pretrained(options.model, revision=options.revision, device=options.device)
+    return ExpressionExtractor.from_pretrained(
+        options.model, revision=options.revision, device=options.device, detector=detector
+    )
 
 
 def _extract(options: argparse.Namespace) -> int:
@@ -116,7 +121,7 @@ def _extract(options: argparse.Namespace) -> int:
     if not photos:
         raise DataError(f"no photos in {', '.join(options.paths)}; --recursive also looks into folders inside")
     crops_dir, draw_dir = _folder(options.save_crops), _folder(options.draw)
-    extractor = _load(options)
+    extractor = _load(options, options.detector)
     failures: dict[int, ImageError] = {}
     faces_found = 0
     with _table(options.output, extractor.config.embedding_size) as table:

@@ -16,7 +16,7 @@ import numpy as np
 
 from fergeneral import hub
 from fergeneral.alignment import cut_face
-from fergeneral.detection import MTCNNDetector
+from fergeneral.detection import make_detector
 from fergeneral.encoder import Encoder, EncoderConfig
 from fergeneral.errors import ImageError
 from fergeneral.images import load_image
@@ -28,13 +28,9 @@ _loading = threading.Lock()
 class ExpressionExtractor:
     """Photos -> faces with expression embeddings, by a detector and a frozen encoder. Safe between threads."""
 
-    def __init__(self, encoder: Encoder, detector: Detector | None = None) -> None:
-        if detector is not None and not callable(getattr(detector, "detect", None)):
-            raise TypeError(
-                f"detector must have a method detect(image) -> list[Detection], got {type(detector).__name__}"
-            )
+    def __init__(self, encoder: Encoder, detector: Detector | str | None = None) -> None:
         self.encoder = encoder
-        self.detector: Detector = MTCNNDetector(device=encoder.device) if detector is None else detector
+        self.detector = make_detector(detector, encoder.device)
 
     @classmethod
     def from_pretrained(
@@ -43,7 +39,7 @@ class ExpressionExtractor:
         *,
         revision: str | None = None,
         device: str | None = None,
-        detector: Detector | None = None,
+        detector: Detector | str | None = None,
         local_files_only: bool = False,
     ) -> ExpressionExtractor:
         """Load an encoder and put a detector before it.
@@ -53,11 +49,13 @@ class ExpressionExtractor:
         then with `revision`, a commit, tag or branch (a commit is what keeps results the same), and
         `local_files_only` to use what has been downloaded before and nothing else (as HF_HUB_OFFLINE=1 does).
         `device`: "cpu", "cuda", "cuda:N" or "mps"; None takes CUDA, then MPS, then the CPU.
-        `detector`: None for MTCNN, or an object with `detect(image) -> list[Detection]`.
+        `detector`: None or "mtcnn"; "yunet", faster, which needs the extra `yunet` and gets a file of 230 kB from
+        the Hub at its first use; or an object with `detect(image) -> list[Detection]`.
         Raises ModelError for weights that are not there, damaged or not those that config.json describes, and for
-        a device that is not there.
+        a device that is not there; MissingExtraError for "yunet" without OpenCV.
         """
-        return cls(hub.load_encoder(name_or_path, revision, device, local_files_only), detector)
+        encoder = hub.load_encoder(name_or_path, revision, device, local_files_only)
+        return cls(encoder, make_detector(detector, encoder.device, local_files_only=local_files_only))
 
     @property
     def config(self) -> EncoderConfig:

@@ -233,8 +233,26 @@ def _download(repo: str, revision: str | None, local_files_only: bool) -> Path:
         return config.parent
 
 
+def fetch_file(repo: str, name: str, *, local_files_only: bool = False) -> Path:
+    """One file of a Hub repository: from the Hub's cache where it is there, else downloaded into it.
+
+    Its bytes are whatever lies there: the caller must know their SHA-256.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    with _hub_errors(repo, f"a repository with the file {name}"):
+        try:
+            return Path(hf_hub_download(repo, name, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return Path(hf_hub_download(repo, name, local_files_only=local_files_only))
+
+
+_AN_ENCODER = f"an encoder of this package: it lacks {CONFIG_FILE} or {WEIGHTS_FILE}"
+
+
 @contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
+def _hub_errors(repo: str, wanted: str = _AN_ENCODER) -> Iterator[None]:
     """Turn what huggingface_hub raises into ModelError that says what to do."""
     from huggingface_hub import errors
 
@@ -251,15 +269,15 @@ def _hub_errors(repo: str) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as error:
         raise ModelError(
             f"{repo} is not in the local cache and the Hub was not asked or not reached: check the network, unset "
-            f"HF_HUB_OFFLINE and local_files_only, or pass a folder: {error}"
+            f"HF_HUB_OFFLINE and local_files_only, or pass a path on this machine: {error}"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise ModelError(
-            f"{repo} is not an encoder of this package: it lacks {CONFIG_FILE} or {WEIGHTS_FILE}: {error}"
-        ) from error
+        raise ModelError(f"{repo} is not {wanted}: {error}") from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
             f"{repo} is not on the Hub, or is private and needs a log-in (hf auth login): {error}"
         ) from error
     except Exception as error:  # HTTP, validation, disk and transfer errors have no base of their own in common
-        raise ModelError(f"the Hub could not give {repo}: {error}; try again later, or pass a folder") from error
+        raise ModelError(
+            f"the Hub could not give {repo}: {error}; try again later, or pass a path on this machine"
+        ) from error

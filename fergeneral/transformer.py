@@ -35,7 +35,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         As `ExpressionExtractor.from_pretrained`'s `name_or_path`.
     device : str or None, default None
         As there.
-    detector : Detector or None, default None
+    detector : Detector, str or None, default None
         As there.
     batch_size : int, default 32
         How many images go through the encoder at once.
@@ -49,7 +49,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         on_missing: str = "raise",
         model: str | None = None,
         device: str | None = None,
-        detector: Detector | None = None,
+        detector: Detector | str | None = None,
         batch_size: int = 32,
     ) -> None:
         self.face = face
@@ -74,7 +74,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         images = list(X)
         if self.aligned:
-            return self._extractor().encode(images, batch_size=self.batch_size, show_progress=False)
+            return self._shared().encode(images, batch_size=self.batch_size, show_progress=False)
         rows = np.full((len(images), self._config().embedding_size), np.nan, dtype=np.float32)
         for row, faces in zip(rows, self._faces(images), strict=True):
             if faces:
@@ -109,11 +109,14 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return faces[0] if self.face == "largest" else max(faces, key=lambda face: face.score)
 
     def _extractor(self) -> ExpressionExtractor:
-        shared = shared_extractor(self.model, self.device)
+        shared = self._shared()
         return shared if self.detector is None else ExpressionExtractor(shared.encoder, self.detector)
 
+    def _shared(self) -> ExpressionExtractor:
+        return shared_extractor(self.model, self.device)
+
     def _config(self) -> EncoderConfig:
-        return self._extractor().config
+        return self._shared().config
 
     def _check_parameters(self) -> None:
         for name, allowed in (

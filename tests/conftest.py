@@ -49,6 +49,12 @@ def data() -> Path:
     pytest.skip(message)
 
 
+@pytest.fixture(scope="session")
+def yunet_model(data: Path) -> Path:
+    """YuNet's file, which lies beside the data sets."""
+    return data.parent / "models" / "face_detection_yunet_2023mar.onnx"
+
+
 @pytest.fixture
 def faces_folder(tmp_path: Path) -> Path:
     """A small data set of drawn 'faces' in the layout SPLIT/LABEL/IMAGE: what differs is the mouth."""

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from facenet_pytorch import MTCNN
 from PIL import Image
 
 from fergeneral import Detection, ExpressionExtractor, load_image
-from fergeneral.detection import MTCNNDetector
+from fergeneral.detection import MTCNNDetector, make_detector
+from fergeneral.mtcnn import _in_stripes, _not_inside
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,115 @@ def test_random_images_neither_crash_nor_leave_the_image(detector: MTCNNDetector
         for found in detector.detect(image):
             assert (found.box >= 0).all()
             assert (found.box[2:] <= (width, height)).all()
+
+
+@pytest.fixture(scope="module")
+def untouched() -> MTCNN:
+    """facenet-pytorch's own driver, to compare with."""
+    return MTCNN(keep_all=True, min_face_size=40, device="cpu")
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes."""
+    shared = np.prod(np.maximum(0, np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])))
+    return float(shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared))
+
+
+@pytest.mark.parametrize("turn", [0, -25, 20])
+@pytest.mark.parametrize("photo", ["astronaut.png", "three_faces.jpg"])
+@pytest.mark.parametrize("scale", [0.8, 1.0, 2.3])
+def test_faces_are_those_of_facenet_pytorch(
+    detector: MTCNNDetector, untouched: MTCNN, photos: Path, photo: str, turn: int, scale: float
+) -> None:
+    image = load_image(photos / photo).rotate(turn, Image.Resampling.BICUBIC)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    boxes, _, landmarks = untouched.detect(image, landmarks=True)
+    found = detector.detect(image)
+    assert len(found) >= len(boxes) - (turn != 0)  # a small face that is turned is at the edge of what MTCNN finds
+    for face in found:
+        overlaps = [overlap(face.box, np.clip(np.float64(box), 0, image.size * 2)) for box in boxes]
+        best = int(np.argmax(overlaps))
+        assert overlaps[best] > 0.7
+        points = np.float64(landmarks[best])
+        eyes = np.linalg.norm(points[1] - points[0])
+        assert np.linalg.norm(face.landmarks - points, axis=1).mean() < 0.15 * eyes
+
+
+def test_the_first_network_gives_facenet_pytorchs_maps(detector: MTCNNDetector, untouched: MTCNN) -> None:
+    """One head, 16 channels, pixels 0..255 and stripes change the sums' order and nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    for height, width in ((12, 12), (13, 30), (74, 40), (75, 12), (76, 33), (77, 13), (138, 25), (139, 24), (200, 13)):
+        pixels = torch.randint(0, 256, (1, 3, height, width), generator=generator, dtype=torch.uint8)
+        with torch.no_grad():
+            shifts, scores = untouched.pnet((pixels.float() - 127.5) / 128)
+            maps = _in_stripes(detector._pnet, pixels)
+        assert maps.shape[1:] == scores.shape[2:]
+        assert maps[1:] == pytest.approx(shifts[0].numpy(), abs=1e-5)
+        assert 1 / (1 + np.exp(-maps[0])) == pytest.approx(scores[0, 1].numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "side"), [("rnet", 24), ("onet", 48)])
+def test_the_other_networks_give_facenet_pytorchs_values(
+    detector: MTCNNDetector, untouched: MTCNN, name: str, side: int
+) -> None:
+    crops = torch.randint(0, 256, (5, 3, side, side), generator=torch.Generator().manual_seed(0)).float()
+    with torch.no_grad():
+        expected = getattr(untouched, name)((crops - 127.5) / 128)
+        for ours, theirs in zip(getattr(detector, f"_{name}")(crops), expected, strict=True):
+            assert ours.numpy() == pytest.approx(theirs.numpy(), abs=1e-4)
+
+
+def test_a_box_inside_another_is_dropped() -> None:
+    boxes = np.array([[0, 0, 99, 99], [10, 10, 49, 49], [60, 60, 139, 139], [0, 0, 89, 99]], dtype=np.float32)
+    # By hand, with sides of one pixel more: box 1 lies wholly in box 0 (share 1); box 2 shares 40x40 of 80x80 with it
+    # (0.25); box 3 lies in box 0 and scores higher, so it stays and box 0 goes (share 1), and box 1 with it.
+    assert _not_inside(boxes, np.array([0.8, 0.75, 0.7, 0.9], dtype=np.float32), 0.7) == [3, 2]
+    assert _not_inside(boxes, np.array([0.9, 0.75, 0.7, 0.8], dtype=np.float32), 0.7) == [0, 2]
+    assert _not_inside(boxes[:0], np.zeros(0, dtype=np.float32), 0.7) == []
+
+
+def test_the_smallest_face_grows_with_a_large_photo_unless_it_is_given(photos: Path) -> None:
+    head = load_image(photos / "astronaut.png").crop((150, 20, 300, 200)).resize((60, 72))
+    canvas = Image.new("RGB", (4200, 300), (90, 90, 90))
+    canvas.paste(head, (900, 100))  # the face in it is about 50 pixels high; 4200 / 48 is 87
+    assert MTCNNDetector().detect(canvas) == []
+    (found,) = MTCNNDetector(min_face_size=40).detect(canvas)
+    assert overlap(found.box, np.array([900, 100, 960, 172])) > 0.3
+    (again,) = MTCNNDetector().detect(canvas.crop((0, 0, 1800, 300)))
+    assert overlap(again.box, found.box) > 0.8
+
+
+def test_faces_as_large_as_a_large_photo_are_found(detector: MTCNNDetector, photos: Path) -> None:
+    head = load_image(photos / "astronaut.png").crop((132, 0, 312, 216))
+    (small,) = detector.detect(head)
+    (large,) = detector.detect(head.resize((12 * head.width, 12 * head.height), Image.Resampling.BICUBIC))
+    assert overlap(large.box / 12, small.box) > 0.8
+    assert abs(large.landmarks / 12 - small.landmarks).max() < 6  # the eyes are 44 pixels apart
+
+
+@pytest.mark.parametrize("size", [(5000, 41), (43, 3001), (40, 40), (41, 997), (97, 61)])
+def test_long_and_odd_sizes_do_not_crash(detector: MTCNNDetector, size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    for found in detector.detect(Image.fromarray(noise)):
+        assert (found.box[2:] <= size).all()
+
+
+def test_threads_and_copies_find_the_same(detector: MTCNNDetector, photos: Path) -> None:
+    images = [load_image(photos / name) for name in ("astronaut.png", "three_faces.jpg", "coffee.png")]
+    expected = [[face.landmarks for face in detector.detect(image)] for image in images]
+    copied = copy.deepcopy(detector)
+    with ThreadPoolExecutor(4) as pool:
+        for chosen in (detector, copied):
+            for found, right in zip(pool.map(chosen.detect, images * 3), expected * 3, strict=True):
+                assert len(found) == len(right)
+                for face, landmarks in zip(found, right, strict=True):
+                    assert face.landmarks == pytest.approx(landmarks, abs=1e-3)
+
+
+def test_names_make_detectors(detector: MTCNNDetector) -> None:
+    assert isinstance(make_detector(None), MTCNNDetector)
+    assert isinstance(make_detector("mtcnn"), MTCNNDetector)
+    assert make_detector(detector) is detector
 
 
 def test_too_small_a_face_size_is_refused() -> None:

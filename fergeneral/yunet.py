@@ -1,0 +1,146 @@
+"""YuNet (Wu, Peng and Yu, Machine Intelligence Research 2023), a small face detector, run by OpenCV."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fergeneral.errors import MissingExtraError, ModelError
+from fergeneral.types import Detection
+
+REPOSITORY = "opencv/face_detection_yunet"
+MODEL_FILE = "face_detection_yunet_2023mar.onnx"
+# The file's bytes are what is pinned, whatever commit they come from.
+MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+
+LONGEST_SIDE = 1024  # pixels; larger images are shrunk to this before YuNet sees them
+SCORE_THRESHOLD = 0.7
+# OpenCV 4.10 to 4.13 compute wrongly, from memory never written, where YuNet's coarsest map (1/32) is one cell wide.
+_SHORTEST_SIDE = 64
+_NMS_THRESHOLD = 0.3  # OpenCV's default
+_ERRORS_ONLY = 2  # OpenCV's LOG_LEVEL_ERROR
+_TOP_K = 5000  # candidates kept before non-maximum suppression; OpenCV's default
+
+
+class YuNetDetector:
+    """YuNet with five landmarks: less time than MTCNN, on the CPU only. Needs the extra `yunet`.
+
+    `model`: the file `face_detection_yunet_2023mar.onnx`; None takes it from the Hugging Face Hub (its cache, if it
+    is there), with `local_files_only` from the cache alone. `score_threshold`: faces below it are left out, 0..1.
+    Raises MissingExtraError without OpenCV, and ModelError for a file that cannot be had or whose SHA-256 is wrong.
+    Safe between threads: each has an OpenCV detector of its own, for that object is changed by every call.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        score_threshold: float = SCORE_THRESHOLD,
+        local_files_only: bool = False,
+    ) -> None:
+        if not 0 < score_threshold < 1:
+            raise ValueError(f"score_threshold must lie between 0 and 1, got {score_threshold}")
+        _opencv()
+        self.score_threshold = score_threshold
+        self._model = _verified(Path(model) if model is not None else _from_hub(local_files_only))
+        self._local = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy, or another process, gets: not the OpenCV objects, which cannot be copied."""
+        return {name: value for name, value in self.__dict__.items() if name != "_local"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._local = threading.local()
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        """All faces in an upright PIL image of mode RGB. Boxes are clipped to the image."""
+        small = _bounded(image)
+        pixels = _pixels(small)
+        network = self._network()
+        network.setInputSize(pixels.shape[1::-1])
+        _, rows = network.detect(pixels)
+        if rows is None:
+            return []
+        scale = np.array([image.width / small.width, image.height / small.height], dtype=np.float32)
+        found = (_detection(row, scale, image.size) for row in rows)
+        return [face for face in found if face.area > 0]
+
+    def _network(self) -> Any:
+        """This thread's OpenCV detector."""
+        if not hasattr(self._local, "network"):
+            self._local.network = _network(self._model, self.score_threshold)
+        return self._local.network
+
+
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingExtraError("the detector yunet", "opencv-python-headless", "yunet") from error
+    return cv2
+
+
+def _network(model: bytes, score_threshold: float) -> Any:
+    cv2 = _opencv()
+    data, nothing = np.frombuffer(model, dtype=np.uint8), np.zeros(0, dtype=np.uint8)
+    logging = getattr(cv2.utils, "logging", cv2)  # the functions moved there with OpenCV 4.13
+    level = logging.setLogLevel(_ERRORS_ONLY)  # OpenCV 5 warns here of what was not asked for
+    try:
+        return cv2.FaceDetectorYN.create("onnx", data, nothing, (320, 320), score_threshold, _NMS_THRESHOLD, _TOP_K)
+    finally:
+        logging.setLogLevel(level)
+
+
+def _from_hub(local_files_only: bool) -> Path:
+    from fergeneral.hub import fetch_file
+
+    return fetch_file(REPOSITORY, MODEL_FILE, local_files_only=local_files_only)
+
+
+def _verified(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != MODEL_SHA256:
+        raise ModelError(
+            f"{path} is not {MODEL_FILE} of {REPOSITORY}: its SHA-256 is {digest}, not {MODEL_SHA256}; "
+            f"delete it and get the file again"
+        )
+    return data
+
+
+def _bounded(image: Image.Image) -> Image.Image:
+    """The image itself, or shrunk so that its longest side is LONGEST_SIDE."""
+    scale = LONGEST_SIDE / max(image.size)
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    # A gap of 1 takes whole-number averages first, in a fraction of the time; YuNet finds the same.
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0)
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 in OpenCV's order BGR, with black to the right and below a side shorter than _SHORTEST_SIDE."""
+    size = (max(image.height, _SHORTEST_SIDE), max(image.width, _SHORTEST_SIDE), 3)
+    pixels = np.zeros(size, dtype=np.uint8)
+    pixels[: image.height, : image.width] = np.asarray(image)[:, :, ::-1]
+    return pixels
+
+
+def _detection(row: np.ndarray, scale: np.ndarray, size: tuple[int, int]) -> Detection:
+    """A row of FaceDetectorYN: left, top, width, height, five points, score.
+
+    Its points come as the person's right eye, left eye, nose tip, right and left mouth corner: of an upright face
+    that is left, right, nose, left, right as seen in the picture, the order of this package.
+    """
+    corners = np.stack([row[:2], row[:2] + row[2:4]]) * scale
+    box = np.clip(corners, 0, size).astype(np.float32).ravel()
+    return Detection(box, row[4:14].reshape(5, 2) * scale, min(1.0, float(row[14])))
