@@ -74,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--peers", metavar="DIR", help="other systems' embeddings: .npz with path and embedding")
     evaluate.add_argument("--no-robustness", action="store_true", help="leave out the worse conditions (much quicker)")
+    evaluate.add_argument(
+        "--second-detector", choices=("yunet",), help="also find the faces again with it (needs fergeneral[yunet])"
+    )
     evaluate.add_argument("--cache", metavar="DIR", help="where embeddings are kept (default: the user's cache)")
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -245,10 +248,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     """Judge embeddings by every protocol of the package on labelled data sets of face crops, each read in its official
     layout (RAF-DB, FER+, a manifest.csv, or folders named after labels, packed in zip archives or not). Writes
     report.json, report.md and figures. Embeddings are kept, so that a second run takes minutes."""
+    from fergeneral.detection import make_detector
     from fergeneral.evaluate.report import MARKDOWN_FILE, evaluate
     from fergeneral.evaluate.tables import main_table
     from fergeneral.extractor import ExpressionExtractor
 
+    second = options.second_detector
     report = evaluate(
         _load(options),
         options.data,
@@ -256,6 +261,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         against=[ExpressionExtractor.from_pretrained(name, device=options.device) for name in options.against],
         peers=options.peers,
         robustness=not options.no_robustness,
+        detectors=[make_detector(second)] if second else (),
         cache=options.cache,
     )
     print(main_table(report))

@@ -42,6 +42,7 @@ def evaluate(
     against: Sequence[ExpressionExtractor] = (),
     peers: str | Path | None = None,
     robustness: bool = True,
+    detectors: Sequence[Detector] = (),
     cache: str | Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -51,7 +52,8 @@ def evaluate(
     test; one without is read whole by probes of the others and, where its people are known, by subject-wise folds.
     `against`: other encoders to compare with. `peers`: folder of other systems' stored embeddings, see
     `inputs.read_peers`. `robustness`: also embed the first set's test images under worse conditions, one of them
-    being that `model`'s detector finds the faces. `cache`: folder of embeddings, see `cache.EmbeddingCache`.
+    being that `model`'s detector finds the faces, and then each of `detectors`. `cache`: folder of embeddings, see
+    `cache.EmbeddingCache`.
     Returns what report.json holds. Raises DataError that names the set, split, class or file at fault; faults of the
     lists are found before anything is computed.
     """
@@ -74,7 +76,7 @@ def evaluate(
     report["robustness"] = None
     if robustness:
         with stages.of("robustness"):
-            report["robustness"] = robustness_section(run, model.encoder, _detectors(model.detector), store)
+            report["robustness"] = robustness_section(run, model.encoder, _by_name([model.detector, *detectors]), store)
     with stages.of("figures"):
         report["figures"] = draw_all(report, run, folder)
     return _write(report | {"seconds": stages.close()}, folder)
@@ -125,8 +127,8 @@ def _named_apart(systems: Sequence[System]) -> list[System]:
     return named
 
 
-def _detectors(detector: Detector) -> dict[str, Detector]:
-    return {type(detector).__name__.removesuffix("Detector"): detector}
+def _by_name(detectors: Sequence[Detector]) -> dict[str, Detector]:
+    return {type(detector).__name__.removesuffix("Detector"): detector for detector in detectors}
 
 
 def _model(encoder: Encoder) -> dict[str, Any]:
