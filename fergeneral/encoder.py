@@ -154,11 +154,14 @@ class CropNetwork(torch.nn.Module):
 
     def __init__(self, network: torch.nn.Module, config: EncoderConfig) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        shared = {id(tensor): tensor for tensor in network.state_dict(keep_vars=True).values()}
+        self.network = copy.deepcopy(network, shared).eval()  # other modules, the same tensors
         _fold_batch_norm(self.network)
         first = next(module for module in self.network.modules() if isinstance(module, torch.nn.Conv2d))
-        first.weight /= 255 * torch.tensor(config.std, device=first.weight.device).view(1, 3, 1, 1)
+        scale = 255 * torch.tensor(config.std, device=first.weight.device).view(1, 3, 1, 1)
+        first.weight = torch.nn.Parameter(first.weight.detach() / scale)
         self.register_buffer("mean", 255 * torch.tensor(config.mean).view(1, 3, 1, 1))
+        self.requires_grad_(False)
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """(N, S, S, 3) uint8 -> (N, D)."""
@@ -186,12 +189,24 @@ class Encoder:
         self.config = config
         self.device = choose_device(device)
         self._state = network.state_dict()
-        self._module = CropNetwork(network, config).to(self.device).to(memory_format=torch.channels_last)
+        self.module = CropNetwork(network, config).to(self.device).to(memory_format=torch.channels_last)
+        self._session: Any = None
         self._accelerator = threading.Lock()  # one batch at a time on a GPU, so that threads do not add up its memory
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The weights by name, float32, as they were before anything was folded."""
         return dict(self._state)
+
+    def use_onnx_runtime(self) -> None:
+        """Run the network by ONNX Runtime on the CPU from now on: embeddings stay within 1e-4.
+
+        Raises ModelError on another device, or if they do not, and MissingExtraError without onnxruntime.
+        """
+        from fergeneral.export import open_session
+
+        if self.device.type != "cpu":
+            raise ModelError(f"the back-end 'onnx' runs on the CPU, device {str(self.device)!r} was asked for")
+        self._session = open_session(self)
 
     def encode(
         self, crops: Any, *, batch_size: int = 64, show_progress: bool | None = None, normalize: bool = False
@@ -215,18 +230,23 @@ class Encoder:
         embeddings = np.empty((len(crops), self.config.embedding_size), dtype=np.float32)
         with core_limit():
             for start in _progress(range(0, len(crops), batch_size), show_progress):
-                batch = self._batch(crops, start, min(start + batch_size, len(crops)))
+                stop = min(start + batch_size, len(crops))
+                whole = isinstance(crops, np.ndarray)  # other sequences need not take slices
+                batch = self.to_crops(crops[start:stop] if whole else [crops[i] for i in range(start, stop)])
                 embeddings[start : start + len(batch)] = self._forward(batch)
         if normalize:
             embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
         return embeddings
 
-    def _batch(self, crops: Any, start: int, stop: int) -> np.ndarray:
-        """Crops start..stop-1 as one (n, S, S, 3) uint8 array, without a copy where they are that already."""
+    def to_crops(self, images: Any) -> np.ndarray:
+        """Images that already are face crops as one (N, S, S, 3) uint8 array; not a copy where they are that already.
+
+        `images`: N > 0 of them, in any form that `encode` takes.
+        """
         size = self.config.crop_size
-        if isinstance(crops, np.ndarray) and crops.dtype == np.uint8 and crops.shape[1:] == (size, size, 3):
-            return np.require(crops[start:stop], requirements=["C", "W"])  # W: torch warns of what it may not write to
-        return np.stack([self._to_crop(crops[i]) for i in range(start, stop)])
+        if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (size, size, 3):
+            return np.require(images, requirements=["C", "W"])  # W: torch warns of what it may not write to
+        return np.stack([self._to_crop(image) for image in images])
 
     def _to_crop(self, image: Any) -> np.ndarray:
         size = self.config.crop_size
@@ -236,14 +256,16 @@ class Encoder:
 
     def _forward(self, crops: np.ndarray) -> np.ndarray:
         """(N, S, S, 3) uint8 -> (N, D) float32."""
+        if self._session is not None:
+            return self._session.run(None, {"crops": crops})[0]
         with torch.inference_mode():
             pixels = torch.from_numpy(crops)
             if self.device.type == "cpu":
-                return torch.cat([self._module(part) for part in pixels.split(_CPU_BATCH)]).numpy()
+                return torch.cat([self.module(part) for part in pixels.split(_CPU_BATCH)]).numpy()
             if self.device.type == "cuda":
                 pixels = pixels.pin_memory()
             with self._accelerator:
-                return self._module(pixels.to(self.device, non_blocking=True)).float().cpu().numpy()
+                return self.module(pixels.to(self.device, non_blocking=True)).float().cpu().numpy()
 
 
 def _shape_of(value: Any) -> str:

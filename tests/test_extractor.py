@@ -65,7 +65,7 @@ def test_folding_changes_no_embedding_and_no_weight(architecture: str) -> None:
     pixels = (torch.from_numpy(crops) / 255 - torch.tensor(mean)) / torch.tensor(std)
     with torch.no_grad():
         expected = network.double().eval()(pixels.double().permute(0, 3, 1, 2)).numpy()
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in encoder._module.modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in encoder.module.modules())
     scale = abs(expected).max()
     for found in (encoder.encode(crops), encoder.encode(list(crops)), encoder.encode(crops, batch_size=3)):
         assert abs(found - expected).max() < 1e-5 * scale

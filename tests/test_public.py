@@ -47,7 +47,14 @@ def test_fixed_signatures() -> None:
     extractor = fergeneral.ExpressionExtractor
     parameters = {
         fergeneral.extract: ["image"],
-        extractor.from_pretrained: ["name_or_path", "revision", "device", "detector", "local_files_only"],
+        extractor.from_pretrained: [
+            "name_or_path",
+            "revision",
+            "device",
+            "detector",
+            "local_files_only",
+            "backend",
+        ],
         extractor.extract: ["self", "image"],
         extractor.extract_many: ["self", "images", "batch_size", "on_error"],
         extractor.encode: ["self", "crops", "batch_size", "show_progress", "normalize"],
@@ -92,7 +99,12 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     ("package", "module", "extra"),
-    [("sklearn", "transformer", "eval"), ("sklearn", "evaluate", "eval"), ("tensorboard", "train", "train")],
+    [
+        ("sklearn", "transformer", "eval"),
+        ("sklearn", "evaluate", "eval"),
+        ("tensorboard", "train", "train"),
+        ("onnxruntime", "export", "onnx"),
+    ],
 )
 def test_a_missing_extra_says_what_to_type(package: str, module: str, extra: str) -> None:
     code = (
