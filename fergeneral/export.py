@@ -1,8 +1,7 @@
-"""The encoder with its preprocessing as an ONNX file, and run by ONNX Runtime. Needs the extra: 'fergeneral[onnx]'."""
+"""The encoder with its preprocessing as an ONNX file. Needs the extra: 'fergeneral[onnx]'."""
 
 from __future__ import annotations
 
-import copy
 import inspect
 import tempfile
 import warnings
@@ -13,10 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fergeneral.encoder import Encoder
+from fergeneral.encoder import CropNetwork, Encoder, build_network
 from fergeneral.errors import DataError, MissingExtraError, ModelError
 from fergeneral.storage import whole_file
-from fergeneral.threads import available_cores
 
 try:
     import onnx
@@ -41,24 +39,18 @@ def export_onnx(encoder: Encoder, target: str | Path, crops: Any = None) -> floa
     if path.is_dir() or not path.parent.is_dir():
         raise DataError(f"{path} cannot be written: it is a folder, or its folder does not exist")
     model = _with_metadata(_to_onnx(encoder), encoder)
-    session = _session(model)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     difference = _difference(encoder, session, example_crops(encoder.config.crop_size))
     if crops is not None and len(crops):
         difference = max(difference, _difference(encoder, session, encoder.to_crops(crops)))
-    _refuse_beyond_tolerance(difference)
+    if not difference <= TOLERANCE:  # so that NaN is refused, too
+        raise ModelError(
+            f"the ONNX model gives other embeddings than torch: they differ by {difference:.2g}, at most {TOLERANCE} "
+            f"is allowed; nothing was written. Try other versions of torch, onnx and onnxruntime"
+        )
     with whole_file(path) as temporary:
         temporary.write_bytes(model)
     return difference
-
-
-def open_session(encoder: Encoder) -> Any:
-    """An ONNX Runtime session of the encoder, on the CPU: `run(None, {"crops": crops})[0]` is (N, D) float32.
-
-    Raises ModelError if its results differ from the encoder's by more than 1e-4.
-    """
-    session = _session(_to_onnx(encoder))
-    _refuse_beyond_tolerance(_difference(encoder, session, example_crops(encoder.config.crop_size)[:4]))
-    return session
 
 
 def example_crops(size: int) -> np.ndarray:
@@ -73,7 +65,10 @@ def example_crops(size: int) -> np.ndarray:
 
 def _to_onnx(encoder: Encoder) -> bytes:
     """By torch's exporter on TorchScript: the newer one needs two more packages, and torch 2.4 lacks it."""
-    module = copy.deepcopy(encoder.module).cpu().to(memory_format=torch.contiguous_format)
+    with torch.device("meta"):
+        network = build_network(encoder.config.architecture)
+    network.load_state_dict({name: tensor.cpu() for name, tensor in encoder.state_dict().items()}, assign=True)
+    module = CropNetwork(network, encoder.config)
     example = torch.from_numpy(example_crops(encoder.config.crop_size)[:2])
     older: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
@@ -101,21 +96,6 @@ def _with_metadata(model: bytes, encoder: Encoder) -> bytes:
     return proto.SerializeToString()
 
 
-def _session(model: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = min(torch.get_num_threads(), available_cores())
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would burn the cores
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
 def _difference(encoder: Encoder, session: Any, crops: np.ndarray) -> float:
     expected = encoder.encode(crops, show_progress=False)
     return float(np.abs(session.run(None, {"crops": crops})[0] - expected).max())
-
-
-def _refuse_beyond_tolerance(difference: float) -> None:
-    if not difference <= TOLERANCE:  # so that NaN is refused, too
-        raise ModelError(
-            f"the ONNX model gives other embeddings than torch: they differ by {difference:.2g}, at most {TOLERANCE} "
-            f"is allowed; nothing was written. Update torch, onnx and onnxruntime, or use the default back-end"
-        )

@@ -49,7 +49,6 @@ class ExpressionExtractor:
         device: str | None = None,
         detector: Detector | None = None,
         local_files_only: bool = False,
-        backend: str = "torch",
     ) -> ExpressionExtractor:
         """Load an encoder and put a detector before it.
 
@@ -59,19 +58,10 @@ class ExpressionExtractor:
         `local_files_only` to use what has been downloaded before and nothing else (as HF_HUB_OFFLINE=1 does).
         `device`: "cpu", "cuda", "cuda:N" or "mps"; None takes CUDA, then MPS, then the CPU.
         `detector`: None for MTCNN, or an object with `detect(image) -> list[Detection]`.
-        `backend`: what runs the encoder: "torch", or "onnx" for ONNX Runtime on the CPU (extra: onnx), whose embeddings
-        stay within 1e-4 of torch's. It takes half the time for one face and nearly the same for 32 at once.
         Raises ModelError for weights that are not there, damaged or not those that config.json describes, and for
         a device that is not there.
         """
-        if backend not in ("torch", "onnx"):
-            raise ValueError(f"backend must be 'torch' or 'onnx', got {backend!r}")
-        if backend == "onnx" and device is None:
-            device = "cpu"
-        encoder = hub.load_encoder(name_or_path, revision, device, local_files_only)
-        if backend == "onnx":
-            encoder.use_onnx_runtime()
-        return cls(encoder, detector)
+        return cls(hub.load_encoder(name_or_path, revision, device, local_files_only), detector)
 
     @property
     def config(self) -> EncoderConfig:

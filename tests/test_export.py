@@ -79,37 +79,9 @@ def test_a_file_that_differs_is_not_written(
         export_onnx(encoder, tmp_path / "kept.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["kept.onnx"]
     assert (tmp_path / "kept.onnx").read_bytes() == b"what was there"
-    with pytest.raises(ModelError, match="differ"):
-        encoder.use_onnx_runtime()
     monkeypatch.setattr(Encoder, "encode", lambda *_, **__: np.full((16, 512), np.nan, dtype=np.float32))
     with pytest.raises(ModelError, match="differ by nan"):
         export_onnx(encoder, tmp_path / "other.onnx")
-
-
-def test_onnx_runtime_as_back_end(extractor: ExpressionExtractor, photos: Path) -> None:
-    other = ExpressionExtractor.from_pretrained(backend="onnx")
-    assert other.encoder.device.type == "cpu"
-    names = ["astronaut.png", "coffee.png", "three_faces.jpg"]
-    for found, expected in zip(
-        other.extract_many([photos / name for name in names]),
-        extractor.extract_many([photos / name for name in names]),
-        strict=True,
-    ):
-        assert len(found) == len(expected)
-        for face, same in zip(found, expected, strict=True):
-            assert abs(face.embedding - same.embedding).max() < 1e-4
-    crops = example_crops(extractor.config.crop_size)
-    assert abs(other.encode(crops, batch_size=3) - extractor.encode(crops)).max() < 1e-4
-    assert other.encode([]).shape == (0, 512)
-
-
-def test_what_a_back_end_cannot_do_is_refused() -> None:
-    with pytest.raises(ValueError, match="'torch' or 'onnx', got 'tensorrt'"):
-        ExpressionExtractor.from_pretrained(backend="tensorrt")
-    encoder = ExpressionExtractor.from_pretrained(device="cpu").encoder
-    encoder.device = torch.device("cuda")
-    with pytest.raises(ModelError, match="runs on the CPU"):
-        encoder.use_onnx_runtime()
 
 
 def test_the_command(

@@ -13,7 +13,8 @@ from PIL import Image
 from torchvision import models, transforms
 
 from fergeneral import ExpressionExtractor, Face, ImageError, ModelError, align_face, extract, load_image
-from fergeneral.encoder import Encoder, EncoderConfig, build_network, choose_device
+from fergeneral.encoder import Encoder, EncoderConfig, _PackedConvolution, build_network, choose_device
+from fergeneral.hub import load_folder
 
 GOLDEN = Path(__file__).parent / "data" / "golden.json"
 
@@ -65,12 +66,30 @@ def test_folding_changes_no_embedding_and_no_weight(architecture: str) -> None:
     pixels = (torch.from_numpy(crops) / 255 - torch.tensor(mean)) / torch.tensor(std)
     with torch.no_grad():
         expected = network.double().eval()(pixels.double().permute(0, 3, 1, 2)).numpy()
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in encoder.module.modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in encoder._module.modules())
     scale = abs(expected).max()
     for found in (encoder.encode(crops), encoder.encode(list(crops)), encoder.encode(crops, batch_size=3)):
         assert abs(found - expected).max() < 1e-5 * scale
     assert encoder.state_dict().keys() == weights.keys()
     assert all(tensor.equal(weights[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_a_torch_that_cannot_pack_weights_gives_the_same(random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    expected = load_folder(random_folder, "cpu").encode(crops)
+
+    def missing(*_: object) -> None:
+        raise AttributeError("no such operator")
+
+    def wrong(self: object, x: torch.Tensor) -> torch.Tensor:
+        return right(self, x) + 1
+
+    right = _PackedConvolution.forward
+    for forward in (missing, wrong):
+        monkeypatch.setattr(_PackedConvolution, "forward", forward)
+        encoder = load_folder(random_folder, "cpu")
+        assert any(isinstance(module, torch.nn.Conv2d) for module in encoder._module.modules())
+        assert abs(encoder.encode(crops) - expected).max() < 1e-5
 
 
 def test_a_face_has_what_the_documentation_says(photos: Path) -> None:

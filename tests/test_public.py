@@ -47,14 +47,7 @@ def test_fixed_signatures() -> None:
     extractor = fergeneral.ExpressionExtractor
     parameters = {
         fergeneral.extract: ["image"],
-        extractor.from_pretrained: [
-            "name_or_path",
-            "revision",
-            "device",
-            "detector",
-            "local_files_only",
-            "backend",
-        ],
+        extractor.from_pretrained: ["name_or_path", "revision", "device", "detector", "local_files_only"],
         extractor.extract: ["self", "image"],
         extractor.extract_many: ["self", "images", "batch_size", "on_error"],
         extractor.encode: ["self", "crops", "batch_size", "show_progress", "normalize"],
