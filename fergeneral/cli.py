@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 
+_MODEL_HELP = "packaged name, folder or Hub repository (default: packaged)"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the entry point of `fergeneral`."""
@@ -81,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
+    export = commands.add_parser("export", help="write the encoder as an ONNX file", description=_export.__doc__)
+    export.add_argument("--onnx", required=True, metavar="FILE", help="file to write")
+    export.add_argument("--crops", metavar="DIR", help="folder of face crops to check the file on, too")
+    export.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
+    export.add_argument("--revision", help="commit, tag or branch of a Hub repository")
+    export.set_defaults(run=_export, device="cpu")
+
     models = commands.add_parser("models", help="list the packaged weights", description=_models.__doc__)
     models.set_defaults(run=_models)
     card = commands.add_parser("card", help="write the model card beside weights", description=_card.__doc__)
@@ -95,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="NAME", help="packaged name, folder or Hub repository (default: packaged)")
+    parser.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     parser.add_argument("--revision", help="commit, tag or branch of a Hub repository")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
 
@@ -241,6 +250,19 @@ def _probe(options: argparse.Namespace) -> int:
     from fergeneral.evaluate import probe_datasets
 
     print(probe_datasets(_load(options).encoder, options.train, options.test))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Write the encoder with its preprocessing as an ONNX file: "crops" (N, S, S, 3) uint8 RGB in, "embeddings" (N, D)
+    float32 out. It is checked against the encoder before it is written; by more than 1e-4 it may not differ."""
+    from fergeneral.export import export_onnx
+
+    crops = None if options.crops is None else list(_photos([options.crops], recursive=True))
+    if crops == []:
+        raise DataError(f"no images in {options.crops}")
+    difference = export_onnx(_load(options).encoder, options.onnx, crops)
+    print(f"{options.onnx} written; its embeddings differ by at most {difference:.1g}", file=sys.stderr)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -13,13 +14,18 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fergeneral.alignment import TEMPLATE, resize_crop
 from fergeneral.errors import ImageError, ModelError
 from fergeneral.images import load_image
+from fergeneral.threads import core_limit
 
 FORMAT_VERSION = 1
 _MAX_CROP_SIZE = 1024
+# Through the network at once on a CPU. The activations of more (64 crops of 96 px) pass 32 MiB, which glibc maps afresh
+# for every layer: a fifth more time a crop, on one thread.
+_CPU_BATCH = 32
 _ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
 
 
@@ -135,6 +141,87 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return chosen
 
 
+class CropNetwork(torch.nn.Module):
+    """A frozen network with its preprocessing: (N, S, S, 3) uint8 RGB -> (N, D), as the network gives them.
+
+    Batch normalisation is folded into the convolutions and `std` into the first of them, so that a pixel costs one
+    subtraction. `mean` stays outside: folded into a bias, it would be wrong at the border, where the convolution pads
+    with zeros. `network` itself is left as it is.
+    """
+
+    mean: torch.Tensor
+
+    def __init__(self, network: torch.nn.Module, config: EncoderConfig) -> None:
+        super().__init__()
+        self.network = _same_tensors(network).eval()
+        _fold_batch_norm(self.network)
+        first = next(module for module in self.network.modules() if isinstance(module, torch.nn.Conv2d))
+        scale = 255 * torch.tensor(config.std, device=first.weight.device).view(1, 3, 1, 1)
+        first.weight = torch.nn.Parameter(first.weight.detach() / scale)
+        self.register_buffer("mean", 255 * torch.tensor(config.mean).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        """(N, S, S, 3) uint8 -> (N, D)."""
+        return self.network(crops.permute(0, 3, 1, 2) - self.mean)  # by its strides this is in channels_last
+
+
+def _fold_batch_norm(module: torch.nn.Module) -> None:
+    """In place; a batch normalisation belongs to the convolution that was registered just before it."""
+    before: tuple[str, torch.nn.Module] = ("", module)
+    for name, child in list(module.named_children()):
+        if isinstance(child, torch.nn.BatchNorm2d) and isinstance(before[1], torch.nn.Conv2d):
+            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
+            setattr(module, name, torch.nn.Identity())
+        else:
+            _fold_batch_norm(child)
+        before = (name, child)
+
+
+def _same_tensors(module: torch.nn.Module) -> Any:
+    """A copy whose modules are its own and whose tensors are not."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in module.state_dict(keep_vars=True).values()})
+
+
+class _PackedConvolution(torch.nn.Module):
+    """A convolution on the CPU with its weights in oneDNN's own order, which torch else brings about at every call.
+
+    These are the operators that torch.compile's code calls; torch has them since 2.0, but does not document them.
+    """
+
+    def __init__(self, plain: torch.nn.Conv2d) -> None:
+        super().__init__()
+        self._plain: torch.nn.Conv2d | None = plain
+        self._bias = plain.bias
+        self._geometry = (list(plain.padding), list(plain.stride), list(plain.dilation), plain.groups)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self._plain is not None:  # the order depends on the size of the input, not on how many there are
+            self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+                self._plain.weight, *self._geometry, list(x.shape)
+            )
+            self._plain = None
+        return torch.ops.mkldnn._convolution_pointwise(x, self._weight, self._bias, *self._geometry, "none", [], "")
+
+
+def _packed(module: CropNetwork, size: int) -> CropNetwork:
+    """The same with packed convolutions: half the time for one crop, a tenth less for 32. Where this torch cannot do
+    it, or gets another result, `module` as it is.
+    """
+    crop = torch.arange(size * size * 3, dtype=torch.int32).to(torch.uint8).view(1, size, size, 3)
+    packed = _same_tensors(module)
+    for parent in list(packed.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.Conv2d):
+                setattr(parent, name, _PackedConvolution(child))
+    try:
+        with torch.inference_mode():
+            fits = torch.allclose(packed(crop), module(crop), rtol=1e-4, atol=1e-4)
+    except (AttributeError, RuntimeError):  # no such operators, no oneDNN, or none for this processor
+        return module
+    return packed if fits else module
+
+
 class Encoder:
     """A frozen network with its preprocessing. Safe to call from several threads."""
 
@@ -143,14 +230,15 @@ class Encoder:
     ) -> None:
         self.config = config
         self.device = choose_device(device)
-        self._network = network.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
-        self._mean = torch.tensor(config.mean, device=self.device).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(config.std, device=self.device).view(1, 3, 1, 1) * 255
+        self._state = network.state_dict()
+        self._module = CropNetwork(network, config).to(self.device).to(memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            self._module = _packed(self._module, config.crop_size)
         self._accelerator = threading.Lock()  # one batch at a time on a GPU, so that threads do not add up its memory
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights by name, float32."""
-        return self._network.state_dict()
+        """The weights by name, float32, as they were before anything was folded."""
+        return dict(self._state)
 
     def encode(
         self, crops: Any, *, batch_size: int = 64, show_progress: bool | None = None, normalize: bool = False
@@ -172,12 +260,25 @@ class Encoder:
         if not hasattr(crops, "__len__"):
             crops = list(crops)
         embeddings = np.empty((len(crops), self.config.embedding_size), dtype=np.float32)
-        for start in _progress(range(0, len(crops), batch_size), show_progress):
-            batch = np.stack([self._to_crop(crops[i]) for i in range(start, min(start + batch_size, len(crops)))])
-            embeddings[start : start + len(batch)] = self._forward(batch)
+        with core_limit():
+            for start in _progress(range(0, len(crops), batch_size), show_progress):
+                stop = min(start + batch_size, len(crops))
+                whole = isinstance(crops, np.ndarray)  # other sequences need not take slices
+                batch = self.to_crops(crops[start:stop] if whole else [crops[i] for i in range(start, stop)])
+                embeddings[start : start + len(batch)] = self._forward(batch)
         if normalize:
             embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
         return embeddings
+
+    def to_crops(self, images: Any) -> np.ndarray:
+        """Images that already are face crops as one (N, S, S, 3) uint8 array; not a copy where they are that already.
+
+        `images`: N > 0 of them, in any form that `encode` takes.
+        """
+        size = self.config.crop_size
+        if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (size, size, 3):
+            return np.require(images, requirements=["C", "W"])  # W: torch warns of what it may not write to
+        return np.stack([self._to_crop(image) for image in images])
 
     def _to_crop(self, image: Any) -> np.ndarray:
         size = self.config.crop_size
@@ -188,12 +289,13 @@ class Encoder:
     def _forward(self, crops: np.ndarray) -> np.ndarray:
         """(N, S, S, 3) uint8 -> (N, D) float32."""
         with torch.inference_mode():
-            pixels = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float()
-            inputs = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+            pixels = torch.from_numpy(crops)
             if self.device.type == "cpu":
-                return self._network(inputs).numpy()
+                return torch.cat([self._module(part) for part in pixels.split(_CPU_BATCH)]).numpy()
+            if self.device.type == "cuda":
+                pixels = pixels.pin_memory()
             with self._accelerator:
-                return self._network(inputs).float().cpu().numpy()
+                return self._module(pixels.to(self.device, non_blocking=True)).float().cpu().numpy()
 
 
 def _shape_of(value: Any) -> str:
@@ -202,9 +304,11 @@ def _shape_of(value: Any) -> str:
 
 
 def _progress(steps: Sequence[int], show: bool | None) -> Iterator[int]:
+    if show is False or (show is None and len(steps) <= 1):
+        return iter(steps)
     from tqdm import tqdm
 
-    disable = None if show is None and len(steps) > 1 else not show  # None: tqdm looks whether stderr is a terminal
+    disable = None if show is None else False  # None: tqdm looks whether stderr is a terminal
     return iter(tqdm(steps, desc="encode", unit="batch", disable=disable))
 
 

@@ -7,6 +7,7 @@ input -> load_image -> RGB image -> detect -> list[Detection] -> align -> uint8 
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,7 +21,10 @@ from fergeneral.detection import make_detector
 from fergeneral.encoder import Encoder, EncoderConfig
 from fergeneral.errors import ImageError
 from fergeneral.images import load_image
+from fergeneral.threads import core_limit, map_ahead, worker_count, worker_pool
 from fergeneral.types import Detection, Detector, Face
+
+Found = tuple[list[Detection], list[np.ndarray]]  # a photo's faces, largest first, and their crops (S, S, 3) uint8
 
 _loading = threading.Lock()
 
@@ -67,8 +71,9 @@ class ExpressionExtractor:
 
         Largest face first; [] where there is none. Raises ImageError for an image that cannot be read.
         """
-        detections, crops = self._find(image)
-        return self._join(detections, self.encoder.encode(crops, show_progress=False))
+        with core_limit():
+            detections, crops = self._find(image)
+            return self._join(detections, self.encoder.encode(crops, show_progress=False))
 
     def extract_many(
         self,
@@ -79,9 +84,12 @@ class ExpressionExtractor:
     ) -> Iterator[list[Face]]:
         """`extract` for any number of photos: one list per photo, in their order, computed as they are asked for.
 
-        Faces of several photos are encoded together; at most `batch_size` photos or so many faces are held back.
+        Photos are read and searched in as many threads as there are cores (at most 8, and no more than torch's
+        threads: see torch.set_num_threads), each of which holds one photo, and faces of several photos are encoded
+        together; at most two batches of `batch_size` photos, or about so many faces, and a few photos are held back.
+        `images` is gone through, and `on_error` called, in the caller's thread.
         `on_error(position, error)` is called for a photo that cannot be read, which then gives []; without it the
-        error is raised, after the results of all photos before it.
+        error is raised, after the results of all photos before it. So is an error that `images` raises.
         """
         if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
             raise TypeError(f"extract_many takes an iterable of photos, got one {type(images).__name__}; use extract")
@@ -92,23 +100,11 @@ class ExpressionExtractor:
     def _extract_many(
         self, images: Iterable[Any], batch_size: int, on_error: Callable[[int, ImageError], None] | None
     ) -> Iterator[list[Face]]:
-        found: list[list[Detection]] = []
-        crops: list[np.ndarray] = []
-        for position, image in enumerate(images):
-            try:
-                detections, new_crops = self._find(image)
-            except ImageError as error:
-                if on_error is None:
-                    yield from self._encode_batch(found, crops)
-                    raise ImageError(f"image {position}: {error}") from error
-                on_error(position, error)
-                detections, new_crops = [], []
-            found.append(detections)
-            crops.extend(new_crops)
-            if max(len(found), len(crops)) >= batch_size:
-                yield from self._encode_batch(found, crops)
-                found, crops = [], []
-        yield from self._encode_batch(found, crops)
+        workers = worker_count()
+        with worker_pool(workers) as pool:
+            found = map_ahead(pool, self._try_find, images, ahead=3 * workers)
+            for faces in map_ahead(pool, self._encode_batch, _batches(found, batch_size, on_error), ahead=1):
+                yield from faces
 
     def encode(
         self, crops: Any, *, batch_size: int = 64, show_progress: bool | None = None, normalize: bool = False
@@ -151,24 +147,53 @@ class ExpressionExtractor:
         state = self.encoder.state_dict()
         return hub.push(repo, state, self.config, report=report, training=training, notes=notes)
 
-    def _find(self, image: Any) -> tuple[list[Detection], list[np.ndarray]]:
+    def _find(self, image: Any) -> Found:
         picture = load_image(image)
         detections = sorted(self.detector.detect(picture), key=lambda detection: -detection.area)
         size, template = self.config.crop_size, self.config.template
         return detections, [cut_face(picture, found.landmarks, size, template) for found in detections]
 
-    def _encode_batch(self, found: list[list[Detection]], crops: list[np.ndarray]) -> Iterator[list[Face]]:
-        embeddings = self.encoder.encode(crops, show_progress=False)
-        start = 0
-        for detections in found:
-            yield self._join(detections, embeddings[start : start + len(detections)])
-            start += len(detections)
+    def _try_find(self, image: Any) -> Found | ImageError:
+        try:
+            return self._find(image)
+        except ImageError as error:
+            return error
+
+    def _encode_batch(self, batch: list[Found]) -> list[list[Face]]:
+        embeddings = self.encoder.encode([crop for _, crops in batch for crop in crops], show_progress=False)
+        starts = itertools.accumulate((len(detections) for detections, _ in batch), initial=0)
+        return [
+            self._join(detections, embeddings[start : start + len(detections)])
+            for (detections, _), start in zip(batch, starts, strict=False)
+        ]
 
     def _join(self, detections: list[Detection], embeddings: np.ndarray) -> list[Face]:
         return [
             Face(found.box, found.landmarks, found.score, embedding.copy(), self.config.model_id)
             for found, embedding in zip(detections, embeddings, strict=True)
         ]
+
+
+def _batches(
+    found: Iterable[Found | ImageError], size: int, on_error: Callable[[int, ImageError], None] | None
+) -> Iterator[list[Found]]:
+    """`size` photos, or about so many faces, at a time. Before an error is raised, what came before it is given."""
+    batch: list[Found] = []
+    try:
+        for position, result in enumerate(found):
+            if isinstance(result, ImageError):
+                if on_error is None:
+                    raise ImageError(f"image {position}: {result}") from result
+                on_error(position, result)
+                result = [], []
+            batch.append(result)
+            if max(len(batch), sum(len(crops) for _, crops in batch)) >= size:
+                yield batch
+                batch = []
+    except Exception:
+        yield batch
+        raise
+    yield batch
 
 
 @functools.lru_cache(maxsize=4)

@@ -177,16 +177,21 @@ def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
             f"{config.weights_sha256!r}; get the file again"
         )
     try:
-        tensors = load_tensors(data)
+        tensors = {name: _full(tensor) for name, tensor in load_tensors(data).items()}
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from error
-    network = build_network(config.architecture)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
+        network = build_network(config.architecture)
     try:
-        network.load_state_dict(tensors, strict=True)
+        network.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         raise ModelError(f"{path} does not fit the architecture {config.architecture}: {error}") from error
     check_network(network, config)
     return Encoder(network, config, device)
+
+
+def _full(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def push(

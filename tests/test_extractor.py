@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from PIL import Image
 from torchvision import models, transforms
 
 from fergeneral import ExpressionExtractor, Face, ImageError, ModelError, align_face, extract, list_models, load_image
-from fergeneral.encoder import choose_device
+from fergeneral.encoder import Encoder, EncoderConfig, _PackedConvolution, build_network, choose_device
+from fergeneral.hub import load_folder
 
 GOLDEN = Path(__file__).parent / "data" / "golden.json"
 
@@ -68,6 +68,49 @@ def test_encode_against_plain_torchvision(extractor: ExpressionExtractor, photos
         expected = network.eval()(prepare(crop)[None])[0].numpy()
     assert same(face.embedding, expected)
     assert same(extractor.encode(crop[None])[0], expected)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
+def test_folding_changes_no_embedding_and_no_weight(architecture: str) -> None:
+    """Against the network as it is in float64, fed with normalised pixels; the batch norms' statistics are not trivial,
+    and neither mean nor std of the pixels are alike, so that a fold in the wrong place or order shows."""
+    torch.manual_seed(0)
+    network = build_network(architecture)
+    for name, tensor in network.state_dict().items():
+        if "bn" in name or "downsample.1" in name:
+            tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    mean, std = (0.1, 0.5, 0.9), (0.9, 0.3, 0.5)
+    size = network.num_features
+    encoder = Encoder(network, EncoderConfig("a", architecture, size, crop_size=64, mean=mean, std=std), "cpu")
+    crops = np.random.default_rng(0).integers(0, 256, (35, 64, 64, 3), dtype=np.uint8)
+    pixels = (torch.from_numpy(crops) / 255 - torch.tensor(mean)) / torch.tensor(std)
+    with torch.no_grad():
+        expected = network.double().eval()(pixels.double().permute(0, 3, 1, 2)).numpy()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in encoder._module.modules())
+    scale = abs(expected).max()
+    for found in (encoder.encode(crops), encoder.encode(list(crops)), encoder.encode(crops, batch_size=3)):
+        assert abs(found - expected).max() < 1e-5 * scale
+    assert encoder.state_dict().keys() == weights.keys()
+    assert all(tensor.equal(weights[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_a_torch_that_cannot_pack_weights_gives_the_same(random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    expected = load_folder(random_folder, "cpu").encode(crops)
+
+    def missing(*_: object) -> None:
+        raise AttributeError("no such operator")
+
+    def wrong(self: object, x: torch.Tensor) -> torch.Tensor:
+        return right(self, x) + 1
+
+    right = _PackedConvolution.forward
+    for forward in (missing, wrong):
+        monkeypatch.setattr(_PackedConvolution, "forward", forward)
+        encoder = load_folder(random_folder, "cpu")
+        assert any(isinstance(module, torch.nn.Conv2d) for module in encoder._module.modules())
+        assert abs(encoder.encode(crops) - expected).max() < 1e-5
 
 
 def test_a_face_has_what_the_documentation_says(photos: Path) -> None:
@@ -125,20 +168,6 @@ def test_neither_the_thread_matters(extractor: ExpressionExtractor, photos: Path
     with ThreadPoolExecutor(4) as pool:
         for faces in pool.map(extractor.extract, [photos / "astronaut.png"] * 8):
             assert same(faces[0].embedding, expected.embedding)
-
-
-def test_extract_many_is_lazy_and_holds_little(extractor: ExpressionExtractor) -> None:
-    asked: list[int] = []
-
-    def images() -> Iterator[np.ndarray]:
-        for i in range(100):
-            asked.append(i)
-            yield np.zeros((8, 8, 3), dtype=np.uint8)
-
-    results = extractor.extract_many(images(), batch_size=4)
-    assert asked == []
-    next(results)
-    assert len(asked) == 4
 
 
 def test_a_bad_image_stops_only_itself(extractor: ExpressionExtractor, photos: Path) -> None:

@@ -1,0 +1,335 @@
+"""What extraction costs, beside the usual pipeline (usual.py), in one run.
+
+    python benchmarks/speed.py [--threads 1 2] [--rounds 5] [--yunet FILE] [--photos 100]
+
+Writes speed.json and, from it, the table in README.md between the marks, both beside this file. Everything compared is
+run in turn, once a round; costs are medians over the rounds, and a ratio is the median of the rounds' ratios. The cost
+is CPU time (of all threads), which a busy machine changes less than the time on the clock; where the clock is meant,
+it says so. --yunet: YuNet's file (YuNetDetector's `model`), to measure that detector, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import timm
+import torch
+from scenes import astronaut, make_scenes
+from usual import Usual
+
+from fergeneral import ExpressionExtractor
+from fergeneral.export import export_onnx
+
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- speed.py: begin -->", "<!-- speed.py: end -->"
+TOGETHER = 8
+Job = Callable[[], Any]
+Clock = Callable[[], float]
+
+
+def median_times(jobs: dict[str, Job], rounds: int, clock: Clock = time.process_time) -> dict[str, list[float]]:
+    """Seconds of each job in each round, after one that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(rounds + 1):
+        for name, job in jobs.items():
+            start = clock()
+            job()
+            if number:
+                times[name].append(clock() - start)
+    return times
+
+
+def ratio(times: dict[str, list[float]], slower: str, faster: str) -> float:
+    return statistics.median(a / b for a, b in zip(times[slower], times[faster], strict=True))
+
+
+def photos_of_scenes() -> dict[str, bytes]:
+    """JPEG files of quality 90, by the scene's name."""
+    files = {}
+    for scene in make_scenes([astronaut()]):
+        buffer = io.BytesIO()
+        scene.image.save(buffer, "JPEG", quality=90)
+        files[scene.name] = buffer.getvalue()
+    return files
+
+
+def extractors(yunet: Path | None) -> dict[str, ExpressionExtractor]:
+    default = ExpressionExtractor.from_pretrained(device="cpu")
+    if yunet is None:
+        return {"default": default}
+    from fergeneral.yunet import YuNetDetector
+
+    return {"default": default, "yunet": ExpressionExtractor(default.encoder, YuNetDetector(yunet))}
+
+
+def end_to_end(photos: dict[str, bytes], ours: dict[str, ExpressionExtractor], rounds: int) -> list[dict[str, Any]]:
+    """CPU-ms a photo: the usual pipeline, and by detector `extract` and, of TOGETHER copies, `extract_many`."""
+    usual = Usual()
+    rows = []
+    for name, data in photos.items():
+        together = [data] * (2 if "12 MP" in name else TOGETHER)
+        jobs: dict[str, Job] = {"usual": lambda data=data: usual(data)}
+        for key, one in ours.items():
+            jobs[key] = lambda data=data, one=one: one.extract(data)
+            jobs[f"{key}, many"] = lambda together=together, one=one: list(one.extract_many(together))
+        times = median_times(jobs, rounds)
+        for key in ours:
+            times[f"{key}, many"] = [seconds / len(together) for seconds in times[f"{key}, many"]]
+        row: dict[str, Any] = {"scene": name, "ms": {key: 1000 * statistics.median(t) for key, t in times.items()}}
+        row["times less"] = {key: ratio(times, "usual", key) for key in times if key != "usual"}
+        row["faces"] = {"usual": usual(data)} | {key: len(one.extract(data)) for key, one in ours.items()}
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def many(photos: dict[str, bytes], ours: dict[str, ExpressionExtractor], count: int, rounds: int) -> dict[str, Any]:
+    """`extract_many` against a loop over `extract`, on the clock and in CPU time; scenes of 12 MP are left out."""
+    mixed = list(itertools.islice(itertools.cycle(d for n, d in photos.items() if "12 MP" not in n), count))
+    result: dict[str, Any] = {"photos": count}
+    for key, one in ours.items():
+        jobs: dict[str, Job] = {
+            "loop": lambda one=one: [one.extract(photo) for photo in mixed],
+            "extract_many": lambda one=one: list(one.extract_many(mixed)),
+        }
+        both = {"clock": time.perf_counter, "cpu": time.process_time}
+        times = {kind: median_times(jobs, rounds, clock) for kind, clock in both.items()}
+        result[key] = {f"{kind} ratio": ratio(t, "loop", "extract_many") for kind, t in times.items()}
+        seconds = statistics.median(times["clock"]["extract_many"])
+        result[key]["photos a second on the clock"] = count / seconds
+        print(key, result[key], flush=True)
+    return result
+
+
+def encoder(one: ExpressionExtractor, rounds: int) -> dict[str, Any]:
+    """CPU-ms a crop by batch size, and the share of the best matrix product (torch's or numpy's) of the same run."""
+    counts = (1, 8, 32, 64)
+    plain = timm.create_model("resnet18", pretrained=False, num_classes=0).eval().to(memory_format=torch.channels_last)
+    a = torch.rand(2048, 2048)
+    jobs: dict[str, Job] = {"torch product": lambda: a @ a, "numpy product": lambda: a.numpy() @ a.numpy()}
+    jobs |= encoder_jobs(one, plain, counts)
+    times = median_times(jobs, max(rounds, 7))
+    seconds = {name: statistics.median(t) for name, t in times.items()}
+    peak = 2 * 2048**3 / min(seconds["torch product"], seconds["numpy product"])
+    flops = operations(plain, one.config.crop_size)
+    return {
+        "GFLOP a crop": flops / 1e9,
+        "peak GFLOP/s": peak / 1e9,
+        "share of peak at 32": 32 * flops / seconds["torch 32"] / peak,
+        "ms a crop": {name: 1000 * s / int(name.split()[1]) for name, s in seconds.items() if "product" not in name},
+        "onnx times less": {n: ratio(times, f"torch {n}", f"onnx {n}") for n in counts},
+        "folding times less": {n: ratio(times, f"unfolded {n}", f"torch {n}") for n in counts},
+    }
+
+
+def encoder_jobs(one: ExpressionExtractor, plain: torch.nn.Module, counts: tuple[int, ...]) -> dict[str, Job]:
+    """By the number of crops: `encode`, the exported file in ONNX Runtime, and the network as timm builds it."""
+    size = one.config.crop_size
+    session = onnx_session(one)
+    mean, std = (255 * torch.tensor(v).view(1, 3, 1, 1) for v in (one.config.mean, one.config.std))
+
+    def unfolded(crops: np.ndarray) -> torch.Tensor:
+        with torch.inference_mode():
+            return plain((torch.from_numpy(crops).permute(0, 3, 1, 2).float() - mean) / std)
+
+    jobs: dict[str, Job] = {}
+    for count in counts:
+        crops = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+        jobs[f"torch {count}"] = lambda crops=crops: one.encode(crops, show_progress=False)
+        jobs[f"onnx {count}"] = lambda crops=crops: session.run(None, {"crops": crops})
+        jobs[f"unfolded {count}"] = lambda crops=crops: unfolded(crops)
+    large = np.zeros((1, 224, 224, 3), dtype=np.uint8)
+    return jobs | {"unfolded 1 at 224": lambda: unfolded(large)}
+
+
+def onnx_session(one: ExpressionExtractor) -> onnxruntime.InferenceSession:
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(one.encoder, Path(folder, "encoder.onnx"))
+        model = Path(folder, "encoder.onnx").read_bytes()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # which would count as CPU time
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def operations(network: torch.nn.Module, size: int) -> int:
+    """Multiplications and additions of the convolutions, for one crop."""
+    total = 0
+
+    def count(module: torch.nn.Conv2d, _: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        total += 2 * output.numel() * module.weight[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def processes(photos: dict[str, bytes], rounds: int) -> dict[str, Any]:
+    """CPU seconds and peak memory of whole processes: imports, and one photo from the command line."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("one, 640x480", "one, 12 MP"):
+            Path(folder, f"{name}.jpg").write_bytes(photos[name])
+        commands = {"import fergeneral": ["-c", "import fergeneral"]}
+        commands["import torch, torchvision, timm"] = ["-c", "import torch, torchvision, timm"]
+        for name in ("one, 640x480", "one, 12 MP"):
+            photo = str(Path(folder, f"{name}.jpg"))
+            commands[f"fergeneral extract, {name}"] = ["-m", "fergeneral.cli", "extract", "--device", "cpu", photo]
+            commands[f"usual, {name}"] = [str(HERE / "usual.py"), photo]
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        memory = dict.fromkeys(commands, 0.0)
+        for number in range(rounds + 1):
+            for name, command in commands.items():
+                seconds, megabytes = cost(command)
+                if number:  # the first fills the disk cache
+                    times[name].append(seconds)
+                    memory[name] = max(memory[name], megabytes)
+    return {
+        "cpu s": {name: statistics.median(t) for name, t in times.items()},
+        "peak MB": memory,
+        "cold start / imports": ratio(times, "fergeneral extract, one, 640x480", "import torch, torchvision, timm"),
+    }
+
+
+# In a process between, since a child's peak starts at its parent's, and here that is torch and all photos.
+_LAUNCHER = """import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+print(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+"""
+
+
+def cost(command: list[str]) -> tuple[float, float]:
+    """CPU seconds and peak memory in MB of a Python process (Linux)."""
+    launch = [sys.executable, "-c", _LAUNCHER, sys.executable, *command]
+    status, seconds, kilobytes = subprocess.run(launch, capture_output=True, text=True, check=True).stdout.split()
+    if status != "0":
+        raise RuntimeError(f"{command} failed with status {status}")
+    return float(seconds), float(kilobytes) / 1024
+
+
+def use_threads(count: int) -> None:
+    torch.set_num_threads(count)
+    for name in ("OMP", "MKL", "OPENBLAS"):  # of the processes started from here
+        os.environ[f"{name}_NUM_THREADS"] = str(count)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(count)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    photos = photos_of_scenes()
+    ours = extractors(options.yunet)
+    result: dict[str, Any] = {"cpu": processor(), "python": platform.python_version(), "torch": torch.__version__}
+    for threads in options.threads:
+        use_threads(threads)
+        print(f"{threads} thread(s)", flush=True)
+        result[f"{threads} thread(s)"] = {
+            "end to end": end_to_end(photos, ours, options.rounds),
+            "many": many(photos, ours, options.photos, options.rounds),
+            "encoder": encoder(ours["default"], options.rounds),
+            "processes": processes(photos, options.rounds),
+        }
+    return result
+
+
+def processor() -> str:
+    text = Path("/proc/cpuinfo").read_text()
+    model = next(line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['cpu']}; Python {result['python']}, torch {result['torch']}. By detector: `extract`, one photo at a"
+    ]
+    lines.append(f'time, and under "many" `extract_many`, a photo\'s share of {TOGETHER} (of 12 MP: 2).')
+    for title, part in result.items():
+        if isinstance(part, dict):
+            lines += [f"\n#### {title.capitalize()}\n", *end_to_end_lines(part), "", *other_lines(part)]
+    return "\n".join(lines)
+
+
+def end_to_end_lines(part: dict[str, Any]) -> list[str]:
+    rows = part["end to end"]
+    names = list(rows[0]["times less"])
+    head = ["scene", "usual, CPU-ms", *(f"{name}: CPU-ms (times less)" for name in names)]
+    head.append("faces: " + ", ".join(rows[0]["faces"]))
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in rows:
+        cells = [row["scene"], f"{row['ms']['usual']:.0f}"]
+        cells += [f"{row['ms'][name]:.0f} (**{row['times less'][name]:.1f}**)" for name in names]
+        lines.append("| " + " | ".join([*cells, ", ".join(str(n) for n in row["faces"].values())]) + " |")
+    return lines
+
+
+def other_lines(part: dict[str, Any]) -> list[str]:
+    encoder, processes, many = part["encoder"], part["processes"], part["many"]
+    ms, memory, seconds = encoder["ms a crop"], processes["peak MB"], processes["cpu s"]
+    lines = ["| what | figure |", "|---|---|"]
+
+    def row(what: str, figure: str) -> None:
+        lines.append(f"| {what} | {figure} |")
+
+    for key in [key for key in many if key != "photos"]:
+        row(
+            f"`extract_many`, {key}, {many['photos']} mixed photos, over a loop of `extract`",
+            f"{many[key]['clock ratio']:.2f} times faster on the clock, {many[key]['cpu ratio']:.2f} times less CPU; "
+            f"{many[key]['photos a second on the clock']:.1f} photos/s",
+        )
+    row("`encode`, 32 crops: CPU-ms a crop", f"{ms['torch 32']:.2f} ({ms['torch 1']:.1f} for one crop alone)")
+    row("the same network at 224 pixels, not folded, one crop", f"{ms['unfolded 1 at 224']:.1f}")
+    share, peak = encoder["share of peak at 32"], encoder["peak GFLOP/s"]
+    row("share of the matrix-product peak at 32 crops", f"{share:.0%} of {peak:.0f} GFLOP/s")
+    for name, title in (
+        ("folding", "`encode`, times less than timm's network as it is"),
+        ("onnx", "the exported file in ONNX Runtime, times less than `encode`"),
+    ):
+        row(f"{title}, by crops at once", ", ".join(f"{n}: {v:.2f}" for n, v in encoder[f"{name} times less"].items()))
+    row("`import fergeneral`, CPU-s", f"{seconds['import fergeneral']:.2f}")
+    row(
+        "`fergeneral extract`, cold, 640x480, over importing torch, torchvision and timm",
+        f"{processes['cold start / imports']:.2f} ({seconds['import torch, torchvision, timm']:.2f} s of imports)",
+    )
+    for name in ("one, 640x480", "one, 12 MP"):
+        ours, usual = memory[f"fergeneral extract, {name}"], memory[f"usual, {name}"]
+        row(f"peak memory, {name}, in MB (usual)", f"{ours:.0f} ({usual:.0f})")
+    return lines
+
+
+def write_table(readme: Path, text: str) -> None:
+    before, _, rest = readme.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--photos", type=int, default=100, help="for extract_many")
+    parser.add_argument("--yunet", type=Path)
+    result = measure(parser.parse_args())
+    (HERE / "speed.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_table(HERE / "README.md", table(result))
+
+
+if __name__ == "__main__":
+    main()
