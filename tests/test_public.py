@@ -92,7 +92,12 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     ("package", "module", "extra"),
-    [("sklearn", "transformer", "eval"), ("sklearn", "evaluate", "eval"), ("tensorboard", "train", "train")],
+    [
+        ("sklearn", "transformer", "eval"),
+        ("sklearn", "evaluate", "eval"),
+        ("matplotlib", "evaluate.figures", "eval"),
+        ("tensorboard", "train", "train"),
+    ],
 )
 def test_a_missing_extra_says_what_to_type(package: str, module: str, extra: str) -> None:
     code = (
