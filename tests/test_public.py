@@ -95,6 +95,7 @@ def test_help_loads_nothing_heavy() -> None:
     [
         ("sklearn", "transformer", "eval"),
         ("sklearn", "evaluate", "eval"),
+        ("matplotlib", "evaluate.figures", "eval"),
         ("tensorboard", "train", "train"),
         ("onnxruntime", "export", "onnx"),
     ],

@@ -148,7 +148,7 @@ def test_the_markdown_has_whole_tables_and_the_figures(made: tuple[Path, dict[st
     text = (root / "out" / "report.md").read_text()
     (row,) = rows_of(report, "linear_probe", system="random", near_duplicates="out")
     low, high = row["intervals"]["accuracy"]
-    assert f"| **random** | not stated | {row['accuracy']:.3f} ({low:.3f}-{high:.3f}) |" in text
+    assert f"| **random** | not stated | {row['c']:.2g} | {row['accuracy']:.3f} ({low:.3f}-{high:.3f}) |" in text
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(blocks) >= 10
     for block in blocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ def draw_systems(entries: Sequence[Mapping[str, Any]], first: str, title: str, t
             axis.plot(entry[name], place, "o", color=colour, markersize=7)
             label = f"{100 * entry[name]:.1f}"
             axis.annotate(label, (entry[name], place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-        axis.set(title=words, ylim=(len(entries) - 0.4, -0.7), yticks=places)
+        axis.set_title(words, fontsize=10)
+        axis.set(ylim=(len(entries) - 0.4, -0.7), yticks=places)
         axis.set_yticklabels([entry["system"] for entry in entries])
         axis.xaxis.set_major_formatter(_percent())
         axis.grid(axis="x", alpha=0.3)
@@ -100,6 +102,8 @@ def draw_confusion(entry: Mapping[str, Any], title: str, target: Path) -> None:
     axis = figure.subplots()
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (i, j), share in np.ndenumerate(shares):
+        if not share:
+            continue
         ink = "white" if share > 0.55 else "black"
         axis.text(j, i - 0.12, f"{100 * share:.0f} %", ha="center", va="center", color=ink, fontsize=9)
         axis.text(j, i + 0.22, f"{counts[i, j]}", ha="center", va="center", color=ink, fontsize=7, alpha=0.75)
@@ -123,7 +127,8 @@ def draw_few_shot(entries: Sequence[Mapping[str, Any]], titles: Mapping[str, str
             lines = [entry for entry in entries if (entry["data"], entry["system"]) == (name, system)]
             if lines:
                 _few_shot_line(axis, lines, figure_of, systems.index(system))
-        axis.set(title=f"{titles[name]}: {'UAR' if figure_of == 'uar' else 'accuracy'}", xscale="log")
+        axis.set_title(f"{titles[name]}: {'UAR' if figure_of == 'uar' else 'accuracy'}", fontsize=10)
+        axis.set_xscale("log")
         shots = sorted({entry["shots"] for entry in entries})
         axis.set_xticks(shots, [str(shot) for shot in shots])
         axis.minorticks_off()
@@ -149,9 +154,7 @@ def _few_shot_line(axis: Axes, entries: Sequence[Mapping[str, Any]], name: str, 
 
 def draw_robustness(robustness: Mapping[str, Any], title: str, target: Path) -> None:
     """Accuracy and UAR under each group of conditions, beside those of clean crops."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in robustness["conditions"]:
-        groups.setdefault(entry["group"], []).append(entry)
+    groups = _panels(robustness["conditions"])
     columns = min(4, len(groups))
     rows = math.ceil(len(groups) / columns)
     figure, axes = _grid(rows, columns, (2.9 * columns, 0.9 + 2.6 * rows), sharey=True)
@@ -163,6 +166,17 @@ def draw_robustness(robustness: Mapping[str, Any], title: str, target: Path) -> 
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle(f"Linear probe of clean crops, read on worse ones ({title} test)", fontsize=11)
     _save(figure, target)
+
+
+def _panels(conditions: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Conditions by group; groups of one share the last panel, where their names stand for the severities."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in conditions:
+        groups.setdefault(entry["group"], []).append(entry)
+    panels = {group: entries for group, entries in groups.items() if len(entries) > 1}
+    if len(panels) < len(groups):
+        panels["others"] = [{**found[0], "severity": group} for group, found in groups.items() if len(found) == 1]
+    return panels
 
 
 def _robustness_panel(axis: Axes, group: str, entries: Sequence[Mapping[str, Any]], clean: Mapping[str, float]) -> None:
@@ -177,10 +191,7 @@ def _robustness_panel(axis: Axes, group: str, entries: Sequence[Mapping[str, Any
         axis.plot(values, color=colour, marker=marker, markersize=5, linestyle=line, label=words)
     axis.set_title(group, fontsize=10)
     axis.set_xlim(-0.5, len(labels) - 0.5)
-    long = max(map(len, labels)) > 7
-    axis.set_xticks(
-        range(len(labels)), labels, rotation=35 if long else 0, ha="right" if long else "center", fontsize=8
-    )
+    axis.set_xticks(range(len(labels)), [textwrap.fill(label, 8) for label in labels], fontsize=8)
     axis.yaxis.set_major_formatter(_percent())
     axis.grid(axis="y", alpha=0.3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ def markdown(report: Report) -> str:
     """The whole report as Markdown; `report` as report.json holds it. Sections without entries are left out."""
     sections = (_head, _data, _linear_probe, _recalls, _calibration, _cross_dataset, _subject_folds, _few_shot, _knn)
     parts = [section(report) for section in (*sections, _sgd_probe, _robustness, _structure, _environment)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(_filled(block) for part in parts if part for block in part.split("\n\n")) + "\n"
 
 
 def main_table(report: Report) -> str:
@@ -70,8 +71,8 @@ def _linear_probe(report: Report) -> str:
     text = """## Linear probe
 
 L2 logistic regression on frozen, standardised embeddings. C is chosen on a stratified 15 % of train, then the probe is
-fitted on all of train and the test split is read once. Near-duplicates of test images are left out of train; the column
-that says so has them in. The difference is that of the first system to each other on the same test images, with its
+fitted on all of train and the test split is read once. Near-duplicates are left out of train; the column that says so
+has them in. The difference is that of the first system to each other on the same test images, with its
 paired bootstrap interval."""
     for name, data in report["data"].items():
         rows = [row for row in report["linear_probe"] if row["data"] == name]
@@ -84,14 +85,14 @@ paired bootstrap interval."""
 def _linear_table(report: Report, rows: Sequence[Row]) -> str:
     twice = {row["system"]: row for row in rows if row["near_duplicates"] == "in"}
     against = {(row["b"], row["data"]): row for row in report["paired"]}
-    header = ["embeddings of", "status", "accuracy", "UAR", "macro-F1"]
+    header = ["embeddings of", "status", "C", "accuracy", "UAR", "macro-F1"]
     header += ["accuracy / UAR with near-duplicates"] if twice else []
     header += ["difference in accuracy", "in UAR"] if len({row["system"] for row in rows}) > 1 else []
     lines = []
     for row in rows:
         if row["near_duplicates"] == "out":
             name = row["system"]
-            line = [_system(report, name), row["status"], *_values(row)]
+            line = [_system(report, name), row["status"], f"{row['c']:.2g}", *_values(row)]
             line += [" / ".join(_two(twice[name]))] if twice else []
             pair = against.get((name, row["data"]))
             line += [_difference(pair[key]) for key in ("accuracy", "uar")] if pair else []
@@ -231,8 +232,10 @@ def _robustness(report: Report) -> str:
     text = f"""## Worse conditions
 
 The linear probe of clean {_title(report, found["data"])} train, read on its {clean["n"]} test images under conditions
-that it was not fitted for. Lost: clean less worse, in points, with the paired bootstrap interval. Where no face was
-found, the clean crop was read."""
+that it was not fitted for. Lost: clean less worse, in points, with the paired bootstrap interval. Scale, shift and
+rotation are of the face in its crop; random jitter draws all three, evenly up to what it states. Found again: the
+detector finds the face in the image with 20 % of black around it, and the crop is aligned to its landmarks; where it
+finds none, the clean crop was read."""
     return f"{text}{_pictures(report, 'robustness')}\n\n{_table(header, lines)}"
 
 
@@ -349,6 +352,13 @@ def _pictures(report: Report, kind: str, data: str | None = None) -> str:
     """The figures of a kind, of one data set or of all."""
     figures = [row for row in report["figures"] if row["kind"] == kind and data in (None, row.get("data"))]
     return "".join(f"\n\n![{row['title']}]({row['file']})" for row in figures)
+
+
+def _filled(block: str) -> str:
+    """Prose as lines of at most 120 characters; tables, lists, headings and pictures as they are."""
+    if block.startswith(("|", "-", "#", "!")):
+        return block
+    return textwrap.fill(block, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
