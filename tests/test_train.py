@@ -301,6 +301,35 @@ def test_training_learns_and_writes_what_from_pretrained_reads(faces_folder: Pat
         loop.train(recipe, faces_folder.parent, out, device="cpu", show_progress=False)
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_runs_from_data_to_embeddings(
+    name: str, faces_folder: Path, random_folder: Path, tmp_path: Path
+) -> None:
+    """Each as it stands but for the size of images, batch and schedule, and where it starts from."""
+    recipe = RECIPES[name]
+    data = tmp_path / "data"
+    data.mkdir()
+    for folder in recipe.datasets:
+        (data / folder).symlink_to(faces_folder)
+    small = dataclasses.replace(
+        recipe,
+        stages=tuple(dataclasses.replace(stage, pixels=32) for stage in recipe.stages),
+        crop_size=32,
+        epochs=1,
+        batch_size=32,
+        start_from=str(random_folder) if recipe.start_from else "",
+    )
+    out = loop.train(small, data, tmp_path / "out", device="cpu", show_progress=False)
+    assert out is not None
+    record = json.loads((out / "training.json").read_text())
+    assert record["images"] == {"faces": 64 * len(recipe.datasets)}
+    extractor = ExpressionExtractor.from_pretrained(out, device="cpu")
+    assert extractor.config.model_id == name
+    assert extractor.config.weights_sha256 == record["weights_sha256"]
+    assert extractor.config.training_data == tuple(f"{folder} (train)" for folder in recipe.datasets)
+    assert np.isfinite(extractor.encode([np.zeros((32, 32, 3), dtype=np.uint8)])).all()
+
+
 def test_a_stopped_run_goes_on(faces_folder: Path, tmp_path: Path) -> None:
     def run(out: str, **options: object) -> Path | None:
         return loop.train(TINY, faces_folder.parent, tmp_path / out, device="cpu", show_progress=False, **options)  # type: ignore[arg-type]
