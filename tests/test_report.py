@@ -13,7 +13,7 @@ import pytest
 from conftest import drawn_face
 from PIL import Image
 
-from fergeneral import DataError, Detection, ExpressionExtractor
+from fergeneral import DataError, ExpressionExtractor
 from fergeneral.datasets import open_dataset
 from fergeneral.evaluate import embed_dataset, linear_probe
 from fergeneral.evaluate.figures import _is_graded, _middle
@@ -57,11 +57,6 @@ def people_set(root: Path) -> Path:
     return root
 
 
-class Blind:
-    def detect(self, image: Image.Image) -> list[Detection]:
-        return []
-
-
 @pytest.fixture(scope="module")
 def model(random_folder: Path) -> ExpressionExtractor:
     return ExpressionExtractor.from_pretrained(random_folder, device="cpu")
@@ -81,8 +76,7 @@ def made(model: ExpressionExtractor, tmp_path_factory: pytest.TempPathFactory) -
     gaps[:5] = np.nan
     names = np.array([Path(path).name for path in paths])
     np.savez(root / "peers" / "gaps.npz", path=names, embedding=gaps.astype(np.float16))
-    detectors = {"MTCNN": model.detector, "blind": Blind()}
-    report = evaluate(model, data, root / "out", peers=root / "peers", detectors=detectors, cache=root / "cache")
+    report = evaluate(model, data, root / "out", peers=root / "peers", cache=root / "cache")
     return root, report
 
 
@@ -146,8 +140,6 @@ def test_every_part_is_there_and_says_what_it_read(made: tuple[Path, dict[str, A
     for row in report["robustness"]["conditions"]:
         assert row["drop_accuracy"] == pytest.approx(report["robustness"]["clean"]["accuracy"] - row["accuracy"])
         assert row["drop_uar_interval"][0] <= row["drop_uar"] <= row["drop_uar_interval"][1]
-    (blind,) = (row for row in report["robustness"]["conditions"] if row["severity"] == "blind")
-    assert (blind["missed"], blind["drop_accuracy"], blind["drop_uar_interval"]) == (12, 0, [0, 0])
     assert {row["status"] for section in ("knn", "cross_dataset") for row in report[section]} == {"not stated"}
 
 
@@ -178,11 +170,10 @@ def test_a_second_run_gives_the_same_from_the_cache(
 ) -> None:
     root, report = made
     monkeypatch.setattr(type(model.encoder), "encode", None)  # whoever embeds anything now fails
-    again = evaluate(model, [root / "drawn"], tmp_path / "out", cache=root / "cache")  # by the model's own detector
+    again = evaluate(model, [root / "drawn"], tmp_path / "out", cache=root / "cache")
     for section in ("linear_probe", "sgd_probe", "knn", "few_shot", "structure"):
         assert rows_of(again, section) == rows_of(report, section, system="random", data="drawn")
-    conditions = report["robustness"]["conditions"]
-    assert again["robustness"]["conditions"] == [row for row in conditions if row["severity"] != "blind"]
+    assert again["robustness"] == report["robustness"]
     assert again["data"] == {"drawn": report["data"]["drawn"]}
 
 

@@ -42,7 +42,6 @@ def evaluate(
     against: Sequence[ExpressionExtractor] = (),
     peers: str | Path | None = None,
     robustness: bool = True,
-    detectors: Mapping[str, Detector] | None = None,
     cache: str | Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -51,10 +50,10 @@ def evaluate(
     `data`: folders of face crops in the layouts of `fergeneral.datasets`. A set with splits is probed from train to
     test; one without is read whole by probes of the others and, where its people are known, by subject-wise folds.
     `against`: other encoders to compare with. `peers`: folder of other systems' stored embeddings, see
-    `inputs.read_peers`. `robustness`: also embed the first set's test images under worse conditions, among them the
-    faces as `detectors` find them, by name; None takes `model`'s detector. `cache`: folder of embeddings, see
-    `cache.EmbeddingCache`. Returns what report.json holds. Raises DataError that names the set, split, class or file
-    at fault; faults of the lists are found before anything is computed.
+    `inputs.read_peers`. `robustness`: also embed the first set's test images under worse conditions, one of them
+    being that `model`'s detector finds the faces. `cache`: folder of embeddings, see `cache.EmbeddingCache`.
+    Returns what report.json holds. Raises DataError that names the set, split, class or file at fault; faults of the
+    lists are found before anything is computed.
     """
     # Not above, so that the rest does without matplotlib; first, so that its lack is told before hours of work.
     from fergeneral.evaluate.figures import draw_all
@@ -75,7 +74,7 @@ def evaluate(
     report["robustness"] = None
     if robustness:
         with stages.of("robustness"):
-            report["robustness"] = robustness_section(run, model.encoder, detectors or _own(model), store)
+            report["robustness"] = robustness_section(run, model.encoder, _detectors(model.detector), store)
     with stages.of("figures"):
         report["figures"] = draw_all(report, run, folder)
     return _write(report | {"seconds": stages.close()}, folder)
@@ -126,8 +125,8 @@ def _named_apart(systems: Sequence[System]) -> list[System]:
     return named
 
 
-def _own(model: ExpressionExtractor) -> dict[str, Detector]:
-    return {type(model.detector).__name__.removesuffix("Detector"): model.detector}
+def _detectors(detector: Detector) -> dict[str, Detector]:
+    return {type(detector).__name__.removesuffix("Detector"): detector}
 
 
 def _model(encoder: Encoder) -> dict[str, Any]:
