@@ -119,7 +119,7 @@ def test_the_data_hash_can_be_computed_by_hand(dataset: Dataset, faces_folder: P
     lines = b""
     for sample in two.samples:
         digest = hashlib.sha256((faces_folder / sample.path).read_bytes()).hexdigest()
-        lines += json.dumps([sample.path, sample.label, "test", None, digest]).encode() + b"\n"
+        lines += json.dumps([sample.path, sample.label, "test", None, None, digest]).encode() + b"\n"
     assert data_hash(two) == hashlib.sha256(lines).hexdigest()
 
 
