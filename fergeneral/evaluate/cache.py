@@ -79,7 +79,7 @@ def default_folder() -> Path:
 
 
 def data_hash(dataset: Dataset) -> str:
-    """SHA-256, hexadecimal, over path, label, split, subject, votes and the file's bytes of each sample, in their order."""
+    """SHA-256, hexadecimal, over path, label, split, subject, votes and the file's bytes of each sample, in order."""
     whole = hashlib.sha256()
     for sample, data in zip(dataset.samples, dataset.files(), strict=True):
         described = json.dumps([*dataclasses.astuple(sample), hashlib.sha256(data).hexdigest()])
