@@ -20,14 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.model_selection import StratifiedKFold
 
-from fergeneral.datasets import Dataset, open_dataset
+from fergeneral.datasets import class_counts, open_dataset
 from fergeneral.errors import TrainingError
-from fergeneral.evaluate import embed_dataset, fit_probe
+from fergeneral.evaluate import Metrics, cross_dataset, embed_dataset, fit_probe, score
 from fergeneral.extractor import ExpressionExtractor
 from fergeneral.train.config import Recipe, Stage, find_recipe
 from fergeneral.train.loop import train
@@ -79,28 +76,29 @@ def pretrained(recipe: Recipe, data: Path, out: Path, device: str | None) -> Exp
     return ExpressionExtractor.from_pretrained(out, device=device)
 
 
-def without(x: np.ndarray, dataset: Dataset, labels: set[str]) -> tuple[np.ndarray, list[str]]:
-    keep = [i for i, label in enumerate(dataset.labels) if label not in labels]
-    return x[keep], [dataset.labels[i] for i in keep]
-
-
 def read(extractor: ExpressionExtractor, data: Path) -> dict[str, tuple[float, float]]:
     """Accuracy and UAR of each column of READ."""
-    rafdb = open_dataset(data / "rafdb").split("train")
     ferplus, ckplus = open_dataset(data / "ferplus"), open_dataset(data / "ckplus48")
-    parts = {"rafdb": rafdb, "train": ferplus.split("train"), "val": ferplus.split("val"), "ck": ckplus}
-    x = {name: embed_dataset(extractor.encoder, part, show_progress=False) for name, part in parts.items()}
-    probe = fit_probe(x["rafdb"], rafdb.labels)
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=probe.c, max_iter=2000))
-    folds = cross_val_predict(classifier, x["rafdb"], rafdb.labels, cv=StratifiedKFold(5, shuffle=True, random_state=0))
-    true = np.array(rafdb.labels)
-    recalls = [float((folds[true == label] == label).mean()) for label in np.unique(true)]
-    own = fit_probe(x["train"], parts["train"].labels).read(x["val"], parts["val"].labels)
-    seven = probe.read(*without(x["val"], parts["val"], {"contempt"}))
-    six = fit_probe(*without(x["rafdb"], rafdb, {"neutral"})).read(*without(x["ck"], ckplus, {"contempt"}))
-    figures = [(float((folds == true).mean()), float(np.mean(recalls)))]
-    figures += [(result.accuracy, result.uar) for result in (own, seven, six)]
-    return dict(zip(READ, figures, strict=True))
+    sets = (open_dataset(data / "rafdb").split("train"), ferplus.split("train"), ferplus.split("val"), ckplus)
+    rafdb, train, val, ck = (
+        (embed_dataset(extractor.encoder, part, show_progress=False), part.labels) for part in sets
+    )
+    crossed = cross_dataset({"rafdb": (*rafdb, *rafdb), "ferplus": (*train, *val), "ckplus": (*ck, *ck)})
+    results = (
+        in_folds(*rafdb),
+        fit_probe(*train).read(*val),
+        crossed["rafdb", "ferplus"].result,
+        crossed["rafdb", "ckplus"].result,
+    )
+    return {column: (result.accuracy, result.uar) for column, result in zip(READ, results, strict=True)}
+
+
+def in_folds(x: np.ndarray, labels: list[str]) -> Metrics:
+    y = np.array(labels)
+    predicted = np.empty_like(y)
+    for fit, rest in StratifiedKFold(5, shuffle=True, random_state=0).split(x, y):
+        predicted[rest] = fit_probe(x[fit], y[fit].tolist()).read(x[rest], y[rest].tolist()).predicted
+    return score(labels, predicted, tuple(class_counts(labels)))
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:

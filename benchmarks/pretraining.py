@@ -133,13 +133,13 @@ def peak_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> floa
 
 
 def step_flops(trainer: loop.Trainer, pixels: int) -> float:
-    """Forward and backward of the network for one batch, both views."""
+    """Forward and backward of the network for one batch: what is counted are two images, the two views of one."""
     network = loop.PretrainingNetwork(dataclasses.replace(trainer.recipe, start_from=""))
     two = torch.zeros(2, 3, pixels, pixels)
     with FlopCounterMode(display=False) as counter:
         projections, *_ = network(two)
         projections.sum().backward()
-    return counter.get_total_flops() / 2 * 2 * trainer.recipe.batch_size
+    return counter.get_total_flops() * trainer.recipe.batch_size
 
 
 def measure(trainer: loop.Trainer, seconds: float) -> dict[str, float]:

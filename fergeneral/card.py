@@ -203,7 +203,7 @@ def _eval_results(report: Row | None) -> list[Any]:
             task_type="image-classification",
             task_name="Facial expression recognition, linear probe on frozen embeddings",
             dataset_type=row["test"],
-            dataset_name=_title(row["test"]),
+            dataset_name=title_of(row["test"]),
             dataset_config=None if row["train"] == row["test"] else f"probe fitted on {row['train']}",
             dataset_split="test",
             metric_type=kind,
@@ -256,7 +256,7 @@ def _terms(config: EncoderConfig, images: Mapping[str, int]) -> str:
     lines = []
     for entry in config.training_data:
         count, terms = images.get(_dataset_of(entry)), TERMS.get(_dataset_of(entry))
-        name = f"**{_title(entry)}** {_split(entry)}".strip() + (f", {count:,} images" if count else "")
+        name = f"**{title_of(entry)}** {_split(entry)}".strip() + (f", {count:,} images" if count else "")
         source = f"{terms.source}; {terms.terms}." if terms else "fergeneral does not know its source and terms."
         lines.append(f"- {name}: {source}")
     notice = "No training image comes with the weights. They are not under the MIT licence of fergeneral's code."
@@ -296,7 +296,7 @@ def _cost(minutes: float, device: str) -> str:
 def _results(config: EncoderConfig, report: Row | None) -> str:
     if report is None:
         return "## Results\n\nNot measured: no evaluation report was given when this card was written."
-    pretraining = ", ".join(f"{_title(entry)} {_split(entry)}".strip() for entry in config.training_data)
+    pretraining = ", ".join(f"{title_of(entry)} {_split(entry)}".strip() for entry in config.training_data)
     parts = [
         "## Results",
         f"By `fergeneral evaluate`, {report['environment']['date'][:10]}, seed {report['seed']}. In brackets: 95 % "
@@ -335,8 +335,8 @@ def _probe_table(report: Row) -> str:
     )
     body = [
         (
-            f"{_title(row['train'])} train",
-            f"{_title(row['test'])} test",
+            f"{title_of(row['train'])} train",
+            f"{title_of(row['test'])} test",
             f"{row['n']:,}",
             row["status"],
             *(_with_interval(row, metric) for metric in ("accuracy", "uar", "macro_f1")),
@@ -359,7 +359,12 @@ def _transfer_table(report: Row) -> str:
         for row in _own(report, "cross_dataset")
     ]
     body += [
-        (f"{_title(row['data'])}, other persons", row["status"], f"{_title(row['data'])}, fold by fold", *_figures(row))
+        (
+            f"{title_of(row['data'])}, other persons",
+            row["status"],
+            f"{title_of(row['data'])}, fold by fold",
+            *_figures(row),
+        )
         for row in _own(report, "subject_folds")
     ]
     header = ("fitted on", "pretraining", "read on", "pretraining", "images", "accuracy", "UAR")
@@ -403,8 +408,8 @@ def _resolution_table(report: Row) -> str:
         return title + "Not measured."
     clean = report["robustness"]["clean"]
     intro = (
-        f"{_title(report['robustness']['data'])} test images brought down to so many pixels a side, read by the probe "
-        "that was fitted on unchanged train images.\n\n"
+        f"{title_of(report['robustness']['data'])} test images brought down to so many pixels a side, read by the "
+        "probe that was fitted on unchanged train images.\n\n"
     )
     body = [(str(row["severity"]), f"{row['accuracy']:.3f}", f"{row['uar']:.3f}") for row in rows]
     unchanged = ("unchanged", f"{clean['accuracy']:.3f}", f"{clean['uar']:.3f}")
@@ -441,8 +446,8 @@ def _missed(row: Row) -> str:
 def _limits(report: Row | None, notes: str | None) -> str:
     """What the report shows to be weak, then what was written down by hand."""
     lines = [
-        f"- Probe fitted on {_title(row['train'])} train, read on {_title(row['test'])} test: the class found least is "
-        f"{min(row['recall'], key=row['recall'].get)} (recall {min(row['recall'].values()):.3f})."
+        f"- Probe fitted on {title_of(row['train'])} train, read on {title_of(row['test'])} test: the class found least "
+        f"is {min(row['recall'], key=row['recall'].get)} (recall {min(row['recall'].values()):.3f})."
         for row in _probe_rows(report)
     ]
     if report is not None and _conditions(report):
@@ -486,7 +491,8 @@ def _split(entry: str) -> str:
     return entry.partition(" ")[2]
 
 
-def _title(entry: str) -> str:
+def title_of(entry: str) -> str:
+    """ "rafdb" or "rafdb (train)" -> "RAF-DB", as its authors write it; a name that is not known stays as it is."""
     name = _dataset_of(entry)
     return TERMS[name].title if name in TERMS else name
 
@@ -497,11 +503,11 @@ def _known(config: EncoderConfig) -> bool:
 
 def _part(report: Row, name: str, split: str) -> str:
     """A data set and what of it is meant; one without splits is taken whole."""
-    return f"{_title(name)} {split}" if split in report["data"][name]["splits"] else f"{_title(name)}, whole"
+    return f"{title_of(name)} {split}" if split in report["data"][name]["splits"] else f"{title_of(name)}, whole"
 
 
 def _pair(row: Row) -> str:
-    train, test = _title(row["train"]), _title(row["test"])
+    train, test = title_of(row["train"]), title_of(row["test"])
     return test if train == test else f"{train} -> {test}"
 
 

@@ -60,7 +60,7 @@ class EmbeddingCache:
         done where `crop` finds no face. `variant`: the name of that crop. A stored file that is damaged is computed
         again. Raises DataError for an image that cannot be read.
         """
-        crops = _Crops(encoder, dataset, crop)
+        crops = Crops(encoder, dataset, crop)
         key = crops.key(variant)
         path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.npz"
         stored = _read(path, key, (len(dataset.samples), encoder.config.embedding_size))
@@ -87,10 +87,10 @@ def data_hash(dataset: Dataset) -> str:
     return whole.hexdigest()
 
 
-class _Crops:
-    """A data set's crops, in order, and what they are when no face is found."""
+class Crops:
+    """A data set's crops, in order, and what they are when no face is found. `crop`: as for `EmbeddingCache.embed`."""
 
-    def __init__(self, encoder: Encoder, dataset: Dataset, crop: Crop | None) -> None:
+    def __init__(self, encoder: Encoder, dataset: Dataset, crop: Crop | None = None) -> None:
         self._encoder, self._dataset, self._crop = encoder, dataset, crop
 
     def key(self, variant: str) -> str:
@@ -109,15 +109,16 @@ class _Crops:
         }
         return json.dumps(values)
 
-    def embed(self, name: str) -> Embedded:
-        """Crop and encode in chunks, with a progress bar on a terminal."""
+    def embed(self, name: str, *, show_progress: bool | None = None) -> Embedded:
+        """Crop and encode in chunks, so that memory is bounded; a progress bar, by default on a terminal."""
         from tqdm import tqdm
 
+        hidden = None if show_progress is None else not show_progress  # None: tqdm looks whether stderr is a terminal
         n, done = len(self._dataset.samples), 0
         embeddings = np.empty((n, self._encoder.config.embedding_size), dtype=np.float32)
         missed = np.zeros(n, dtype=bool)
         crops = self._cut(self._dataset)
-        with tqdm(total=n, desc=f"embed {name}", unit="image", disable=None, leave=None) as bar:
+        with tqdm(total=n, desc=f"embed {name}", unit="image", disable=hidden, leave=None) as bar:
             while chunk := list(islice(crops, _CHUNK)):
                 rows = slice(done, done + len(chunk))
                 pixels = np.stack([crop for crop, _ in chunk])

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fergeneral.card import title_of
 from fergeneral.datasets import EXPRESSIONS, Dataset, class_counts, open_dataset
 from fergeneral.encoder import Encoder
 from fergeneral.errors import DataError
 from fergeneral.evaluate.cache import EmbeddingCache, data_hash
-
-_TITLES = {"rafdb": "RAF-DB", "ferplus": "FER+", "ckplus": "CK+", "affectnet": "AffectNet-part"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class LabelledSet:
     @property
     def title(self) -> str:
         """The name as it is written for people."""
-        return _TITLES.get(self.name, self.name)
+        return title_of(self.name)
 
     @property
     def has_splits(self) -> bool:

@@ -15,6 +15,7 @@ from fergeneral.datasets import Dataset, open_dataset
 from fergeneral.encoder import Encoder
 from fergeneral.errors import DataError
 from fergeneral.evaluate.arrays import classes_of_train, columns, labelled, same_width
+from fergeneral.evaluate.cache import Crops
 from fergeneral.evaluate.logistic import Standardised
 from fergeneral.evaluate.metrics import Metrics, score
 
@@ -174,11 +175,7 @@ def linear_probe(
 
 def embed_dataset(encoder: Encoder, dataset: Dataset, *, show_progress: bool | None = None) -> np.ndarray:
     """(N, D) float32 embeddings of a data set's images, in the order of its samples, cut to the encoder's template."""
-    size, template = encoder.config.crop_size, encoder.config.template
-    crops = np.empty((len(dataset.samples), size, size, 3), dtype=np.uint8)
-    for i, crop in enumerate(dataset.crops(lambda image: dataset.align(image, size, template))):
-        crops[i] = crop
-    return encoder.encode(crops, batch_size=128, show_progress=show_progress)
+    return Crops(encoder, dataset).embed(dataset.name, show_progress=show_progress).embeddings
 
 
 def probe_datasets(
