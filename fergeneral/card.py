@@ -446,8 +446,8 @@ def _missed(row: Row) -> str:
 def _limits(report: Row | None, notes: str | None) -> str:
     """What the report shows to be weak, then what was written down by hand."""
     lines = [
-        f"- Probe fitted on {title_of(row['train'])} train, read on {title_of(row['test'])} test: the class found least "
-        f"is {min(row['recall'], key=row['recall'].get)} (recall {min(row['recall'].values()):.3f})."
+        f"- Probe fitted on {title_of(row['train'])} train, read on {title_of(row['test'])} test: the class found "
+        f"least is {min(row['recall'], key=row['recall'].get)} (recall {min(row['recall'].values()):.3f})."
         for row in _probe_rows(report)
     ]
     if report is not None and _conditions(report):
