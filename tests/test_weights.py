@@ -136,7 +136,7 @@ TENSORS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]], str]] = {
     "a name that is a path": (lambda: {**tiny_state(), "../../conv.weight": torch.zeros(1)}, "does not fit"),
     "another shape": (lambda: {**tiny_state(), "bn.bias": torch.zeros(SIZE + 1)}, "bn.bias"),
     "one axis more": (lambda: {**tiny_state(), "bn.bias": torch.zeros(SIZE, 1)}, "bn.bias"),
-    "no elements": (lambda: {**tiny_state(), "bn.bias": torch.zeros(0)}, "bn.bias"),
+    "no elements": (lambda: {**tiny_state(), "bn.bias": torch.zeros(0)}, WEIGHTS_FILE),
     "NaN": (lambda: filled("conv.weight", float("nan")), "not finite, in conv.weight"),
     "infinity": (lambda: filled("bn.running_mean", float("inf")), "not finite, in bn.running_mean"),
     "minus infinity": (lambda: filled("bn.bias", float("-inf")), "not finite, in bn.bias"),
