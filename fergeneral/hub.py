@@ -240,8 +240,9 @@ def push(
 
 def _read_config(folder: Path) -> EncoderConfig:
     path = folder / CONFIG_FILE
+    data = read_weights(path, _MOST_CONFIG_BYTES)
     try:
-        return EncoderConfig.from_json(read_weights(path, _MOST_CONFIG_BYTES).decode())
+        return EncoderConfig.from_json(data.decode())
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     except ModelError as error:
@@ -249,7 +250,12 @@ def _read_config(folder: Path) -> EncoderConfig:
 
 
 def _download(repo: str, revision: str | None, local_files_only: bool) -> Path:
-    """Both files of one commit, in the Hub's cache; files that were damaged there are downloaded again."""
+    """Both files of one commit, in the Hub's cache; files that were damaged there are downloaded again.
+
+    How long a Hub that does not answer holds this up is huggingface_hub's to say. Of 2.4: 10 seconds where the cache
+    has both files, else up to 6.5 minutes (one try of 10 seconds, six of 60, and 23 seconds between them), and 66
+    seconds once a download gets no further. Its HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT set the 10 seconds.
+    """
     if revision is not None and not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
         raise ModelError(f"revision {reprlib.repr(revision)} is not the name of a commit, tag or branch")
     try:
