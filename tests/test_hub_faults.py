@@ -368,6 +368,18 @@ def test_a_newer_commit_that_cannot_be_had_leaves_the_older_one_to_use(hub: Hub,
     assert load() == sha256_of(hub, SECOND)
 
 
+@pytest.mark.parametrize("file", [CONFIG_FILE, WEIGHTS_FILE])
+def test_a_repository_that_is_no_encoder_is_named(hub: Hub, file: str) -> None:
+    (hub.folder / FIRST / file).unlink()
+    assert "owner/encoder is not an encoder of this package" in refusal()
+
+
+def test_what_the_hub_does_not_have_is_named(hub: Hub) -> None:
+    assert "no such revision" in refusal("v9")
+    with pytest.raises(ModelError, match="owner/other is not on the Hub"):
+        load_encoder("owner/other", device="cpu")
+
+
 def test_both_files_are_of_one_commit(hub: Hub) -> None:
     def move_on(handler: Handler) -> bool:
         if is_get(handler, CONFIG_FILE):
