@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from fergeneral.card import INT8_SUFFIX
 from fergeneral.encoder import Encoder, EncoderConfig, choose_device
 from fergeneral.errors import DataError, MissingExtraError, ModelError
 from fergeneral.hub import CONFIG_FILE, INT8_FILE
 from fergeneral.storage import whole_file
 
-SUFFIX = "-int8"  # other numbers, another name
 MIN_COSINE = 0.99
 _MIN_CROPS = 64
 _BATCH = 16
@@ -42,7 +42,7 @@ class Int8Encoder(Encoder):
         """Not there: the weights were rounded. Raises ModelError."""
         raise ModelError(
             f"{self.config.model_id} is in 8-bit whole numbers and cannot be saved or exported again; "
-            f"use the weights it was made from, {self.config.model_id.removesuffix(SUFFIX)}"
+            f"use the weights it was made from, {self.config.model_id.removesuffix(INT8_SUFFIX)}"
         )
 
 
@@ -102,7 +102,7 @@ def quantize(encoder: Encoder, folder: str | Path, crops: Any) -> float:
     model = _quantized(encoder, pixels[::2])
     config = dataclasses.replace(
         encoder.config,
-        model_id=encoder.config.model_id + SUFFIX,
+        model_id=encoder.config.model_id + INT8_SUFFIX,
         weights_sha256=hashlib.sha256(model).hexdigest(),
     )
     reached = _cosine(encoder, Int8Encoder(model, config), pixels[1::2])
