@@ -26,6 +26,7 @@ from fergeneral.errors import DataError, ModelError
 from fergeneral.storage import read_weights, whole_file
 
 WEIGHTS_FILE = "model.safetensors"
+INT8_FILE = "model.onnx"  # in its place: fergeneral.int8
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 LICENSE_FILE = "LICENSE.md"  # one of the two names that the Hub lets a card's licence link to
@@ -172,10 +173,30 @@ def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
 
     The bytes must have the SHA-256 that config.json states, the tensors the network's names, shapes and types and
     finite values, and the embedding of a crop finite values, too. Raises ModelError that says which does not hold.
-    Either file may be a link, as in the Hub's cache, but only to a file (not to a device, a pipe or a folder).
+    In place of model.safetensors there may be the model.onnx of an encoder in 8-bit whole numbers.
+    Each may be a link, as in the Hub's cache, but only to a file (not to a device, a pipe or a folder).
     """
     config = _read_config(Path(folder))
     path = Path(folder) / WEIGHTS_FILE
+    if not path.exists() and path.with_name(INT8_FILE).exists():
+        from fergeneral.int8 import load_int8
+
+        path = path.with_name(INT8_FILE)
+        encoder: Encoder = load_int8(path.parent, config, device)
+    else:
+        encoder = Encoder(_network(path, config), config, device)
+    shape = (1, config.crop_size, config.crop_size, 3)
+    try:
+        embedding = encoder.encode(np.resize(np.arange(256, dtype=np.uint8), shape))
+    except Exception as error:  # ONNX Runtime's errors have no base of their own
+        raise ModelError(f"{path} is of no use: it gives no embedding of a crop: {str(error)[:1000]}") from error
+    if not np.isfinite(embedding).all():
+        raise ModelError(f"{path} is of no use: its embeddings are not finite numbers")
+    return encoder
+
+
+def verified_weights(path: Path, config: EncoderConfig) -> bytes:
+    """The bytes of a file of weights. Raises ModelError unless they have the SHA-256 that `config` states."""
     data = read_weights(path, _MOST_WEIGHT_BYTES)
     digest = hashlib.sha256(data).hexdigest()
     if digest != config.weights_sha256:
@@ -183,17 +204,18 @@ def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
             f"{path} is damaged or was changed: its SHA-256 is {digest}, {CONFIG_FILE} says "
             f"{config.weights_sha256!r}; get the file again"
         )
+    return data
+
+
+def _network(path: Path, config: EncoderConfig) -> torch.nn.Module:
+    data = verified_weights(path, config)
     try:
         tensors = {name: _full(tensor) for name, tensor in load_tensors(data).items()}
     except Exception as error:  # a header that lies brings out errors of many kinds
         raise ModelError(f"{path} is not a safetensors file that torch can read: {error}") from error
     network = _network_with(tensors, config, path)
     check_network(network, config)
-    encoder = Encoder(network, config, device)
-    shape = (1, config.crop_size, config.crop_size, 3)
-    if not np.isfinite(encoder.encode(np.resize(np.arange(256, dtype=np.uint8), shape))).all():
-        raise ModelError(f"{path} is of no use: its embeddings are not finite numbers")
-    return encoder
+    return network
 
 
 def _network_with(tensors: dict[str, torch.Tensor], config: EncoderConfig, path: Path) -> torch.nn.Module:
@@ -262,15 +284,33 @@ def _download(repo: str, revision: str | None, local_files_only: bool) -> Path:
         with _hub_errors(repo):
             folder = _get(repo, CONFIG_FILE, revision, local_files_only).parent
             commit = folder.name  # the cache's layout is snapshots/COMMIT/FILE
-            _get(repo, WEIGHTS_FILE, commit, local_files_only)
+            weights = _get_weights(repo, commit, local_files_only)
     except ModelError as error:
         whole = _whole_commits(repo)
         if not whole:
             raise
         raise ModelError(f"{error}; the cache holds another commit whole: revision={whole[0]!r}") from error
-    if not local_files_only and _is_damaged(folder):
-        _download_again(repo, commit, CONFIG_FILE, WEIGHTS_FILE)
+    if not local_files_only and _is_damaged(folder / weights):
+        _download_again(repo, commit, CONFIG_FILE, weights)
     return folder
+
+
+def _get_weights(repo: str, commit: str, local_files_only: bool) -> str:
+    """The weights of a commit into the Hub's cache. The name of their file: model.onnx is for want of the other."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    in_cache = [try_to_load_from_cache(repo, name, revision=commit) for name in (WEIGHTS_FILE, INT8_FILE)]
+    if in_cache[0] is _CACHED_NO_EXIST and isinstance(in_cache[1], str):
+        return INT8_FILE  # found so before: the Hub need not be asked again
+    try:
+        _get(repo, WEIGHTS_FILE, commit, local_files_only)
+        return WEIGHTS_FILE
+    except LocalEntryNotFoundError:  # the Hub was not asked or not reached
+        raise
+    except EntryNotFoundError:
+        _get(repo, INT8_FILE, commit, local_files_only)
+        return INT8_FILE
 
 
 def _get(repo: str, name: str, revision: str | None, local_files_only: bool) -> Path:
@@ -291,16 +331,21 @@ def _whole_commits(repo: str) -> list[str]:
     """The commits of which the Hub's cache has both files, the newest first."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    snapshots = Path(HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "snapshots").glob(f"*/{WEIGHTS_FILE}")
-    whole = [file for file in snapshots if file.is_file() and file.with_name(CONFIG_FILE).is_file()]
-    return [file.parent.name for file in sorted(whole, key=lambda file: -file.stat().st_mtime)]
+    snapshots = Path(HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "snapshots")
+    whole = [
+        file.parent
+        for name in (WEIGHTS_FILE, INT8_FILE)
+        for file in snapshots.glob(f"*/{name}")
+        if file.is_file() and file.with_name(CONFIG_FILE).is_file()
+    ]
+    return [folder.name for folder in sorted(whole, key=lambda folder: -folder.stat().st_mtime)]
 
 
-def _is_damaged(folder: Path) -> bool:
-    """Whether the weights are other bytes than config.json states, or that is not JSON at all."""
+def _is_damaged(weights: Path) -> bool:
+    """Whether the weights are other bytes than the config.json beside them states, or that is not JSON at all."""
     try:
-        stated = json.loads(read_weights(folder / CONFIG_FILE, _MOST_CONFIG_BYTES))["weights_sha256"]
-        data = read_weights(folder / WEIGHTS_FILE, _MOST_WEIGHT_BYTES)
+        stated = json.loads(read_weights(weights.with_name(CONFIG_FILE), _MOST_CONFIG_BYTES))["weights_sha256"]
+        data = read_weights(weights, _MOST_WEIGHT_BYTES)
     except (ModelError, ValueError, RecursionError, TypeError, KeyError):
         return True
     return hashlib.sha256(data).hexdigest() != stated

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants, file_download
-from tiny import embeds, save_tiny, use_tiny_networks
+from tiny import TinyNetwork, embeds, save_tiny, use_tiny_networks
 
 from fergeneral import ModelError
-from fergeneral.hub import CONFIG_FILE, WEIGHTS_FILE, fetch_file, load_encoder
+from fergeneral.encoder import Encoder, EncoderConfig
+from fergeneral.hub import CONFIG_FILE, INT8_FILE, WEIGHTS_FILE, fetch_file, load_encoder, verified_weights
 
 FIRST, SECOND = "a" * 40, "b" * 40  # commits
 Fault = Callable[["Handler"], bool]  # answers in the handler's place and says so
@@ -374,6 +375,14 @@ def test_a_repository_that_is_no_encoder_is_named(hub: Hub, file: str) -> None:
     assert "owner/encoder is not an encoder of this package" in refusal()
 
 
+@pytest.mark.parametrize("file", [CONFIG_FILE, WEIGHTS_FILE])
+def test_a_file_denied_once_is_found_the_next_time(hub: Hub, file: str) -> None:
+    hub.fault = lambda handler: handler.path.endswith(file) and status(404, "EntryNotFound")(handler)
+    assert "not an encoder of this package" in refusal()
+    hub.fault = lambda handler: False
+    assert load() == sha256_of(hub, FIRST)
+
+
 def test_what_the_hub_does_not_have_is_named(hub: Hub) -> None:
     assert "no such revision" in refusal("v9")
     with pytest.raises(ModelError, match="owner/other is not on the Hub"):
@@ -481,3 +490,38 @@ def test_a_single_file_damaged_in_the_cache_is_downloaded_again(hub: Hub) -> Non
         fetch(hub)
     hub.fault = lambda handler: False
     assert fetch(hub) == right
+
+
+# Weights in 8-bit whole numbers: model.onnx, where a repository has no model.safetensors
+
+
+@pytest.fixture
+def int8(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The Hub with model.onnx in place of model.safetensors; what it holds is not looked into here."""
+    for commit in (FIRST, SECOND):
+        (hub.folder / commit / WEIGHTS_FILE).rename(hub.folder / commit / INT8_FILE)
+
+    def load_int8(folder: Path, config: EncoderConfig, device: str | None) -> Encoder:
+        verified_weights(folder / INT8_FILE, config)
+        return Encoder(TinyNetwork(), config, device)
+
+    monkeypatch.setattr("fergeneral.int8.load_int8", load_int8)
+    return hub
+
+
+def test_int8_weights_have_the_same_promises(int8: Hub, tmp_path: Path) -> None:
+    right = hashlib.sha256((int8.folder / FIRST / INT8_FILE).read_bytes()).hexdigest()
+    for fault in (status(500), of_get(hang_up, INT8_FILE), of_get(status(500), INT8_FILE)):
+        int8.fault = fault
+        refusal()
+        assert INT8_FILE not in snapshots(tmp_path)
+    int8.fault = of_get(times(1, page_of_same_length), INT8_FILE)
+    assert load() == right
+    int8.asked.clear()
+    for fault in (status(500), hang_up, status(401)):
+        int8.fault = fault
+        assert load() == right
+    assert not any(WEIGHTS_FILE in path for _, path in int8.asked)  # known not to be there
+    assert load(local_files_only=True) == right
+    int8.commit, int8.fault = SECOND, of_get(hang_up, INT8_FILE)
+    assert f"revision='{FIRST}'" in refusal()
