@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fergeneral.errors import DataError, MissingExtraError
+from fergeneral.errors import DataError, MissingExtraError, ModelError
 from fergeneral.types import Face
 
 
@@ -25,6 +26,23 @@ def whole_file(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_weights(path: Path, most: int) -> bytes:
+    """The bytes of a file of weights or of their configuration, at most `most`.
+
+    Links are followed, for the Hub's cache is made of them: what counts is the SHA-256 of what they lead to. Raises
+    ModelError for what is not there, is larger, or is no file (a folder, a device, a pipe).
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{path} cannot be read: it is not a file")
+        if status.st_size > most:
+            raise ModelError(f"{path} cannot be right: it has {status.st_size} bytes, wanted at most {most}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
 
 
 _LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")

@@ -18,12 +18,14 @@ from PIL import Image
 
 from fergeneral.errors import MissingExtraError, ModelError
 from fergeneral.mtcnn import LandmarkNetwork, smallest_face
+from fergeneral.storage import read_weights
 from fergeneral.types import Detection
 
 REPOSITORY = "opencv/face_detection_yunet"
 MODEL_FILE = "face_detection_yunet_2023mar.onnx"
 # The file's bytes are what is pinned, whatever commit they come from.
 MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+_MOST_BYTES = 2**20  # it has 232,589
 
 SCORE_THRESHOLD = 0.7  # of YuNet or of O-Net: one of the two must be so sure of a face
 FACE_SIZE = 20  # pixels; an image is shrunk until the smallest face looked for is this large
@@ -131,14 +133,11 @@ def _network(model: bytes, score_threshold: float) -> Any:
 def _from_hub(local_files_only: bool) -> Path:
     from fergeneral.hub import fetch_file
 
-    return fetch_file(REPOSITORY, MODEL_FILE, local_files_only=local_files_only)
+    return fetch_file(REPOSITORY, MODEL_FILE, MODEL_SHA256, local_files_only=local_files_only)
 
 
 def _verified(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    data = read_weights(path, _MOST_BYTES)
     digest = hashlib.sha256(data).hexdigest()
     if digest != MODEL_SHA256:
         raise ModelError(
