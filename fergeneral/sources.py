@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,11 +30,15 @@ class Source:
         """
         folder = Path(self.read()).parent
         try:
-            gone = next(os.scandir(folder), None) is None
+            with os.scandir(folder) as files:
+                gone = next(files, None) is None
         except OSError:
             gone = True
         if gone:
-            raise DataError(f"the folder {folder} is gone or empty: {self.path} and what else was in it cannot be read")
+            raise DataError(
+                f"{self.path} cannot be read, for its folder is gone, empty or closed to you: put {folder} back and go "
+                f"on with --resume, or leave it out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +76,3 @@ def _images_in(folder: str | Path, recursive: bool) -> list[Path]:
 
 def _refuse(error: OSError) -> NoReturn:
     raise DataError(f"the folder {error.filename} cannot be listed: {error.strerror}") from error
-
-
-def distinct(sources: Iterable[Source], seen: set[str]) -> Iterator[Source]:
-    """Those whose path is not in `seen`, each once; `seen` grows by them."""
-    for source in sources:
-        if source.path not in seen:
-            seen.add(source.path)
-            yield source
