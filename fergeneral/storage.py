@@ -6,7 +6,7 @@ import csv
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,28 @@ from fergeneral.types import Face
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to write to; it takes the target's place only if the block ends without an error."""
+    """Yield a path beside `target` to write to; it takes the target's place only if the block ends without an error.
+
+    It is flushed to the disk before, so that a power cut leaves the old file or the new one, never a part of it.
+    """
     temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
     try:
         yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, target)
+        _flush_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    with suppress(OSError):  # Windows and some network file systems cannot; then the file's new name may come later
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 _LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
