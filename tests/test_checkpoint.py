@@ -61,8 +61,11 @@ def two_checkpoints(folder: Path) -> tuple[Path, list[list[Any]]]:
     return folder / NAME, states
 
 
+Fuzzed = tuple[Path, list[list[Any]], bytes]
+
+
 @pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[Any]], bytes]:
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Fuzzed:
     """As `two_checkpoints`, and the bytes of the newest, made once for many damages."""
     path, states = two_checkpoints(tmp_path_factory.mktemp("fuzzed"))
     return path, states, path.read_bytes()
@@ -231,15 +234,13 @@ def edited(content: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
 
 @FUZZ
 @hypothesis.given(changes=edits)
-def test_any_damage_is_noticed(
-    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, float, bytes]]
-) -> None:
-    path, states = two_checkpoints(tmp_path_factory.getbasetemp() / "damage")
-    whole = path.read_bytes()
-    path.write_bytes(edited(whole, changes))
+def test_any_damage_is_noticed(fuzzed: Fuzzed, changes: list[tuple[str, float, bytes]]) -> None:
+    path, states, whole = fuzzed
+    damaged = edited(whole, changes)
+    path.write_bytes(damaged)
     run = small_run()
     run.load(path)
-    assert state(run) == states[path.read_bytes() == whole]  # edits can undo each other
+    assert state(run) == states[damaged == whole]  # edits can undo each other
 
 
 json_values = st.recursive(
@@ -259,7 +260,7 @@ texts = st.text(max_size=20) | json_values.map(json.dumps)
     changes=st.just([]) | edits,
 )
 def test_a_forged_checkpoint_is_an_error(
-    tmp_path_factory: pytest.TempPathFactory,
+    fuzzed: Fuzzed,
     metadata: dict[str, str],
     names: set[str],
     extra: str,
@@ -267,25 +268,20 @@ def test_a_forged_checkpoint_is_an_error(
     changes: list[tuple[str, float, bytes]],
 ) -> None:
     """Its checksum is right, all else is not: it is refused by a TrainingError or, where it fits, taken."""
-    folder = tmp_path_factory.getbasetemp() / "forged"
-    folder.mkdir(exist_ok=True)
-    advance(small_run(), 3).save(folder / NAME)
-    whole = (folder / NAME).read_bytes()
+    path, _, whole = fuzzed
     tensors = {name: tensor for name, tensor in load(whole).items() if name not in names}
     if extra:
         tensors[extra] = torch.zeros(shape)
     length = int.from_bytes(whole[:8], "little")
     stored = json.loads(whole[8 : 8 + length])["__metadata__"]
     content = edited(save(tensors, {**stored, **metadata, "sha256": "0" * 64}), changes)
-    (folder / NAME).write_bytes(seal(content))
+    path.write_bytes(seal(content))
     run = small_run()
     try:
-        run.load(folder / NAME)
+        run.load(path)
     except TrainingError:
         return
-    assert type(run.step) is int
-    assert run.step >= 0
-    assert run.network.weight.shape == (3, 4)
+    assert advance(run, 1).step > 0  # it can go on
 
 
 def test_the_log_is_read_up_to_the_checkpoint(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 from test_train import TINY
+from torch import distributed as dist
 
 from fergeneral.train import checkpoint, loop
 from fergeneral.train.config import RECIPES
+from fergeneral.train.distributed import _store_of_this_start
 from fergeneral.train.loop import Trainer
 
 SMALL = dataclasses.replace(TINY, name="small", optimizer="adamw", learning_rate=1e-3, average_decay=0.9)
@@ -165,3 +168,18 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert run_here(command) == 0
     assert run_here(arguments(faces_folder.parent, tmp_path / "unbroken")) == 0
     same_run(out, tmp_path / "unbroken")
+
+
+def test_each_start_has_a_store_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the starts before have left in torchrun's store, also those that died on the way."""
+    shared = dist.HashStore()
+    monkeypatch.setattr(dist, "rendezvous", lambda *arguments, **options: iter([(shared, 0, 0)]))
+    for start in range(20):
+        count = 2 + start % 2
+        shared.set(f"question/{1 + start % 2}", f"of a process that died before start {start}")
+        order = sorted(range(count), key=lambda rank: (rank + start) % count)  # each comes first at times
+        with ThreadPoolExecutor(count) as pool:
+            stores = list(pool.map(lambda rank: _store_of_this_start(rank, count), order))  # noqa: B023
+        assert not any(store.check(["address"]) for store in stores)
+        stores[0].set("address", str(start))
+        assert [store.get("address").decode() for store in stores] == [str(start)] * count

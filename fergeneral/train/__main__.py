@@ -49,11 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
     except FergeneralError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    end = f"wrote the encoder to {done}"
     if done is None:
-        print(f"stopped before the end; a checkpoint is in {options.out}, go on with --resume", file=sys.stderr)
-        return 0 if options.stop_after else 130
-    print(f"wrote the encoder to {done}", file=sys.stderr)
-    return 0
+        end = f"stopped before the end; a checkpoint is in {options.out}, go on with --resume"
+    if os.environ.get("RANK", "0") == "0":  # the first process under torchrun, or the only one
+        print(end, file=sys.stderr)
+    return 0 if done or options.stop_after else 130
 
 
 def _minutes(text: str) -> float:

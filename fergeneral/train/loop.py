@@ -94,13 +94,16 @@ def train(
 
     Under torchrun every process trains on its part of each batch, whose size is the recipe's whatever the number of
     processes; `out` must be one folder for all of them. When a process is lost the others end with an error, and
-    `torchrun --max-restarts N ... --resume` starts all again from the last checkpoint, on as many processes as
-    there are then. The same before and after, on any number of processes: the images of each step and their order
-    (a permutation of all images an epoch, of which the last len % batch are left out), their views, the step count,
-    the learning rate and the stage, since all are functions of the recipe's seed and the step (or, with `minutes`,
-    of the training time); weights, their average and the optimiser's state come from the checkpoint. Not the same
-    bit for bit: sums, whose order depends on the number of processes; batch statistics, which on a CPU are of a
-    process's own part of the batch; and without the recipe's gather_features the loss, which sees that part alone.
+    `torchrun --max-restarts N ... --resume` starts all again from the last checkpoint, on as many processes as there
+    are then. (For a machine to come back, torchrun itself needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its
+    environment: seen with torch 2.14.)
+
+    The same before and after, on any number of processes: the images of each step and their order (each epoch a
+    permutation of all images, of which the last len % batch are left out), their views, the step count, the learning
+    rate and the stage, since all are functions of the recipe's seed and the step or, with `minutes`, of the training
+    time; weights, their average and the optimiser's state come from the checkpoint. Not the same bit for bit: sums,
+    whose order depends on the number of processes. Not the same: batch statistics, which on a CPU are of a process's
+    own part of the batch, and without the recipe's gather_features the loss, which then sees that part alone.
     """
     out = Path(out)
     checkpoint = out / CHECKPOINT_FILE
@@ -115,13 +118,15 @@ def train(
             trainer = Trainer(recipe, images, out, processes, minutes)
             if resume:
                 trainer.resume()
-            finished = trainer.train(stop, stop_after, checkpoint_minutes)
-            return trainer.write_encoder() if finished else None
+            try:
+                finished = trainer.train(stop, stop_after, checkpoint_minutes)
+                return trainer.write_encoder() if finished else None
+            except OSError as error:  # of a full or unwritable disk
+                raise TrainingError(
+                    f"cannot write to {out}: {error}; a checkpoint that was there is kept, --resume goes on from it"
+                ) from error
 
-        try:
-            return run()  # a function, so that its trainer is gone before the processes part
-        except OSError as error:
-            raise TrainingError(f"cannot write to {out}: {error}; its last checkpoint is kept") from error
+        return run()  # a function, so that its trainer is gone before the processes part
 
 
 class Trainer:
