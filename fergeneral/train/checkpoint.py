@@ -45,9 +45,9 @@ class Run:
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all; the one before it is kept as `previous_of(path)`.
 
-        Three times a checkpoint's size must be free at first, once after that. A crash at any moment leaves at least
-        one whole checkpoint, if there was one. Raises TrainingError for weights that are not finite, and OSError
-        (disk full) with the checkpoints before left as they are.
+        The folder needs room for three checkpoints, of which two stay. A crash at any moment leaves at least one whole
+        checkpoint, if there was one, and so does a full disk, for which OSError is raised. Raises TrainingError for
+        weights that are not finite.
         """
         self._check_finite()
         tensors = {f"{part}{name}": value for part, of in self._modules() for name, value in of.state_dict().items()}
