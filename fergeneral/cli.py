@@ -220,7 +220,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _photos(paths: Sequence[str], recursive: bool, suffixes: set[str] = _IMAGE_SUFFIXES) -> Iterator[Path]:
-    """Files as given, and the images in folders by suffix, in the order of their names."""
+    """Files as given, and those in folders by suffix, in the order of their names."""
     for text in paths:
         path = Path(text)
         if path.is_dir():

@@ -127,7 +127,8 @@ class ExpressionExtractor:
         `time` is in seconds since the video's start, by the frames' own time stamps. Each face has a `track`: see
         TrackedFace. `fps`: of each 1/fps seconds the first frame; None: every frame. Frames are upright, as the file
         says they are to be shown.
-        Memory is bounded as in `extract_many`: some four frames for each thread, and the crops of two batches.
+        Memory is bounded as in `extract_many`: some four frames for each thread, those that the decoder holds, and the
+        crops of two batches.
         `on_error(time, error)` is called for a frame that is damaged or missing, which then is left out; without it the
         error is raised, after the frames before it. Not noticed is what FFmpeg passes over without a word, such as the
         smear that a damaged frame leaves on those after it.

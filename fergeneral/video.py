@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import stat
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,11 @@ except ImportError as error:
 # FFmpeg's readers of files that hold a video themselves. Left out: playlists and scripts, which name other files (hls,
 # dash, concat, sdp), and readers that make a video of any text or image (tty, image2, png_pipe).
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,asf,ogg,mxf,gif"
-_STATED_LENGTH = {"mov", "matroska", "avi", "flv"}  # their headers state it; others' is guessed from what is there
+_STATED_LENGTH = {"mov", "matroska", "flv"}  # their headers state it; others' is guessed from what is there
+_SHUFFLED = {
+    "avi",
+    "asf",
+}  # here the n-th time is that of the n-th packet, and of the n-th frame, but not of one another
 _CUT_OFF = 1.0  # seconds less than stated: the streams of a file often end some tenths of a second apart
 _CLOCK_TICK = 0.001  # seconds; Matroska rounds its times to it, so that a third of a second comes as 0.333
 _MAX_FAULTS = 100  # of the container, in all; then the rest of the file is given up
@@ -59,8 +64,12 @@ MAX_GAP = 1.0  # seconds: a hand before the face, some frames in which the detec
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """A decoded frame at `time` seconds since the start, or what is wrong with it. `pixel_aspect`: width to height."""
+    """A decoded frame of the file `source`, `time` seconds after its start, or what is wrong with it.
 
+    `pixel_aspect`: width to height of a pixel.
+    """
+
+    source: str
     time: float
     picture: av.VideoFrame | ImageError
     pixel_aspect: float = 1.0
@@ -72,7 +81,7 @@ class Frame:
         try:
             image = self.picture.to_image(width=round(self.picture.width * self.pixel_aspect))
         except (FFmpegError, ValueError) as error:
-            raise ImageError(f"the frame at {self.time:.3f} s cannot be turned into RGB: {error}") from error
+            raise ImageError(f"{self.source}: no RGB can be made of the frame at {self.time:.3f} s: {error}") from error
         turn = _turn(self.picture)
         return image if turn is None else image.transpose(turn)
 
@@ -88,7 +97,7 @@ def read_frames(path: str | os.PathLike[str], fps: float | None = None) -> Gener
     name = _file_name(path)
     slot = None
     empty = True
-    with open(name, "rb") as file, _opened(file, name) as container:
+    with _opened(name) as container:
         for frame in _Decoder(container, _video_stream(container, name), name).frames():
             empty = False
             if fps is not None and not isinstance(frame.picture, ImageError):
@@ -101,26 +110,24 @@ def read_frames(path: str | os.PathLike[str], fps: float | None = None) -> Gener
 
 
 def _file_name(path: Any) -> str:
-    """The path as text. Raises ImageError unless it is a file that can be opened."""
+    """The path as text. Raises ImageError unless it is that of a file with something in it."""
     if not isinstance(path, (str, os.PathLike)):
         raise ImageError(f"cannot read a video from {type(path).__name__}; wanted: the path of a file")
     name = os.fsdecode(path)
     if re.match(r"[A-Za-z][A-Za-z0-9+.\-]+://", name):
         raise ImageError(f"{name} is a URL; this package does not download videos: save it first, then pass the file")
     try:
-        if Path(name).is_dir():
-            raise ImageError(f"{name} is a directory, not a video; pass the files in it one by one")
-        if not Path(name).exists():
-            raise ImageError(f"{name}: no such file")
-        if not Path(name).is_file():  # a pipe or a device may never end
-            raise ImageError(f"{name} is not a regular file")
-        with open(name, "rb") as file:
-            if not file.read(1):
-                raise ImageError(f"{name} is empty (0 bytes)")
-    except ImageError:
-        raise
+        status = os.stat(name)
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         raise ImageError(f"{name!r} cannot be opened: {error}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(f"{name} is a directory, not a video; pass the files in it one by one")
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
+        raise ImageError(f"{name} is not a regular file")
+    if status.st_size == 0:
+        raise ImageError(f"{name} is empty (0 bytes)")
     return name
 
 
@@ -134,17 +141,22 @@ class _Bytes:
 
 
 @contextmanager
-def _opened(file: BinaryIO, name: str) -> Iterator[av.container.InputContainer]:
-    limits = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", "max_pixels": str(MAX_PIXELS)}
+def _opened(name: str) -> Iterator[av.container.InputContainer]:
     try:
-        container = av.open(_Bytes(file, name), "r", options=limits, metadata_errors="replace")
-    except (FFmpegError, OSError, ValueError) as error:
-        raise ImageError(
-            f"{name} is not a video in a format that is read (MP4, MOV, MKV, WebM, AVI, MPEG, WMV, FLV and others), or "
-            f"it is damaged or cut off: {_reason(error)}"
-        ) from error
-    with container:
-        yield container
+        file = open(name, "rb")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise ImageError(f"{name} cannot be opened: {error.strerror}") from error
+    limits = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", "max_pixels": str(MAX_PIXELS)}
+    with file:
+        try:
+            container = av.open(_Bytes(file, name), "r", options=limits, metadata_errors="replace")
+        except (FFmpegError, OSError, ValueError) as error:
+            raise ImageError(
+                f"{name} is not a video in a format that is read (MP4, MOV, MKV, WebM, AVI, MPEG, WMV, FLV and "
+                f"others), or it is damaged or cut off: {_reason(error)}"
+            ) from error
+        with container:
+            yield container
 
 
 def _video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
@@ -176,8 +188,13 @@ class _Decoder:
         self._step = 1 / float(stream.average_rate or _DEFAULT_RATE)
         self._last: float | None = None
         self._reached = 0.0  # seconds, of any stream
-        self._waiting: set[int] = set()  # time stamps of packets that have not come out as frames
+        self._waiting: set[Any] = set()  # time stamps of packets that have not come out as frames
+        self._shuffled = container.format.name in _SHUFFLED
         self._fault: str | None = None
+        # FFmpeg refuses what is over max_pixels as an "Invalid argument" and forgets the size.
+        self._hint = (
+            "" if stream.width else f" (its size is unknown, or more than the {MAX_PIXELS} pixels that are read)"
+        )
 
     def frames(self) -> Iterator[Frame]:
         for packet in self._packets():
@@ -208,28 +225,35 @@ class _Decoder:
             self._reached = max(self._reached, float((time + (packet.duration or 0)) * base))
 
     def _decode(self, packet: av.Packet[Any] | None) -> Iterator[Frame]:
-        if packet is not None and packet.pts is not None:
-            self._waiting.add(packet.pts)
+        stamp = None
+        if packet is not None:
+            stamp = packet.dts if self._shuffled else packet.pts
+            self._waiting |= {stamp} - {None}
         try:
             frames = self._stream.codec_context.decode(packet)
         except FFmpegError as error:
             self._fault, frames = _reason(error), []
-            if packet is None or packet.pts is None:
-                yield self._failed(self._last or 0.0)
+            if stamp is None or self._shuffled:  # else it will be missed
+                yield self._failed(self._time(self._take(None)))
         for frame in frames:
-            if frame.pts is not None:
-                yield from self._missing({pts for pts in self._waiting if pts < frame.pts})
-                self._waiting.discard(frame.pts)
-            self._last = self._time(frame.pts)
+            stamp = self._take(frame.pts)
+            yield from self._missing({other for other in self._waiting if stamp is not None and other < stamp})
+            self._last = self._time(stamp)
             if frame.is_corrupt:
                 self._fault = "its data is damaged"
                 yield self._failed(self._last)
             else:
-                yield Frame(self._last, frame, self._aspect)
+                yield Frame(self._name, self._last, frame, self._aspect)
         if len(self._waiting) > _MAX_DELAY:
             yield from self._missing({min(self._waiting)})
 
-    def _missing(self, stamps: set[int]) -> Iterator[Frame]:
+    def _take(self, stamp: int | None) -> int | None:
+        if self._shuffled:
+            stamp = min(self._waiting, default=None)
+        self._waiting.discard(stamp)
+        return stamp
+
+    def _missing(self, stamps: set[Any]) -> Iterator[Frame]:
         self._waiting = self._waiting - stamps
         if self._fault is not None:
             yield from (self._failed(self._time(pts)) for pts in sorted(stamps))
@@ -250,7 +274,8 @@ class _Decoder:
         return float((pts - self._start) * self._base)
 
     def _failed(self, time: float) -> Frame:
-        return Frame(time, ImageError(f"{self._name}: no frame at {time:.3f} s: {self._fault}"))
+        message = f"{self._name}: no frame at {time:.3f} s: {self._fault}{self._hint}"
+        return Frame(self._name, time, ImageError(message))
 
 
 def _reason(error: Exception) -> str:
