@@ -162,7 +162,8 @@ def _opened(name: str) -> Iterator[av.container.InputContainer]:
 def _video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream) or stream.disposition & Disposition.attached_pic:  # the cover of a song
-        raise ImageError(f"{name} holds no video, only {', '.join(sorted({s.type for s in container.streams}))}")
+        others = sorted({str(other.type) for other in container.streams if not isinstance(other, av.VideoStream)})
+        raise ImageError(f"{name} holds no video, only {', '.join(others) or 'a picture'}")
     if stream.codec_context is None:
         raise ImageError(f"{name}: this build of FFmpeg has no decoder for its video")
     if stream.width * stream.height > MAX_PIXELS:
