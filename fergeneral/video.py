@@ -19,7 +19,6 @@ import numpy as np
 from PIL import Image
 
 from fergeneral.errors import ImageError, MissingExtraError
-from fergeneral.images import MAX_PIXELS
 from fergeneral.threads import worker_count
 from fergeneral.types import Detection
 
@@ -30,6 +29,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("reading a video", "PyAV", "video") from error
 
+MAX_PIXELS = 8192 * 4320  # of a frame, 8K in cinemas; in memory once as it was coded and up to four times as RGB
 # FFmpeg's readers of files that hold a video themselves. Left out: playlists and scripts, which name other files (hls,
 # dash, concat, sdp), and readers that make a video of any text or image (tty, image2, png_pipe).
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,asf,ogg,mxf,gif"
@@ -43,7 +43,7 @@ _CLOCK_TICK = 0.001  # seconds; Matroska rounds its times to it, so that a third
 _MAX_FAULTS = 100  # of the container, in all; then the rest of the file is given up
 _MAX_DELAY = 64  # packets that a decoder may hold back: 16 by the order of frames in H.264 and H.265, and its threads
 _DEFAULT_RATE = 25  # frames a second, where neither frames nor stream say anything about time
-_ASPECTS = (0.25, 4.0)  # of a pixel, width to height; beyond, it is no video that was made on purpose
+_ASPECTS = (1 / 3, 3)  # of a pixel, width to height; beyond, it is no video that was made on purpose
 
 # FFmpeg's display matrix as (axes kept?, sign of x, sign of y) -> what turns the coded picture upright.
 _TURNS = {
@@ -137,7 +137,13 @@ class _Bytes:
     def __init__(self, file: BinaryIO, name: str) -> None:
         suffix = Path(name).suffix
         self.name = "video" + (suffix if suffix[1:].isalnum() else "")
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+        self.read, self.tell, self._file = file.read, file.tell, file
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):  # to before the start, as a damaged file may ask
+            return -1  # FFmpeg's way to hear of it; an exception would be printed
 
 
 @contextmanager
@@ -167,7 +173,10 @@ def _video_stream(container: av.container.InputContainer, name: str) -> av.Video
     if stream.codec_context is None:
         raise ImageError(f"{name}: this build of FFmpeg has no decoder for its video")
     if stream.width * stream.height > MAX_PIXELS:
-        raise ImageError(f"{name} is too large: {stream.width}x{stream.height} pixels, at most {MAX_PIXELS} are read")
+        raise ImageError(
+            f"{name} is too large: {stream.width}x{stream.height} pixels, at most {MAX_PIXELS} are read "
+            "(fergeneral.video.MAX_PIXELS)"
+        )
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a stream may change its size on the way
     # Frames at a time, not parts of one (PyAV's default): with these, H.264's decoder does not mark damaged frames.
     stream.thread_type, stream.thread_count = "FRAME", worker_count()

@@ -416,6 +416,13 @@ def test_more_pixels_than_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert all("more than the 6143 pixels that are read" in message for message in messages)
 
 
+def test_a_damaged_file_that_sends_ffmpeg_before_its_start(tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").write_bytes(b"0123456789")
+    with open(tmp_path / "v.mp4", "rb") as file:
+        seen = video._Bytes(file, "a/b%d.mp4")
+        assert (seen.name, seen.seek(4), seen.seek(-9, os.SEEK_CUR), seen.read()) == ("video.mp4", 4, -1, b"456789")
+
+
 class CountingHandler(http.server.SimpleHTTPRequestHandler):
     asked: list[str] = []  # noqa: RUF012
 
