@@ -271,7 +271,8 @@ class Encoder:
         """Embed images that already are face crops.
 
         `crops`: a uint8 array (N, H, W, 3) or a sequence of anything `load_image` takes; other sizes than
-        `config.crop_size` are resized. `batch_size`: how many go through the network at once.
+        `config.crop_size` are resized, other shapes than squares stretched, down to a single pixel: whether there is
+        a face in it is not asked. `batch_size`: how many go through the network at once.
         `show_progress`: a progress bar on stderr; None shows one for more than one batch on a terminal.
         `normalize`: scale each embedding to unit length. Returns (N, D) float32; (0, D) for no crops.
         """

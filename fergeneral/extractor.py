@@ -222,7 +222,7 @@ class ExpressionExtractor:
         try:
             return self._find(image, load)
         except ImageError as error:
-            return error
+            return ImageError(str(error))  # without a traceback, which would hold the photo for as long as the error
 
     def _encode_batch(self, batch: list[Found]) -> list[list[Face]]:
         embeddings = self.encoder.encode([crop for _, crops in batch for crop in crops], show_progress=False)

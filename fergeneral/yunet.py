@@ -101,7 +101,7 @@ class YuNetDetector:
         if rows is None:
             return []
         scale = np.array([image.width / small.width, image.height / small.height], dtype=np.float32)
-        found = (_detection(row, scale, image.size) for row in rows)
+        found = (_detection(row, scale, image.size) for row in rows if _mostly_inside(row, small.size))
         return [face for face in found if min(face.box[2:] - face.box[:2]) >= _SMALLEST_BOX]
 
     def _network(self) -> Any:
@@ -163,6 +163,13 @@ def _pixels(image: Image.Image) -> np.ndarray:
     pixels = np.zeros(size, dtype=np.uint8)
     pixels[: image.height, : image.width] = np.asarray(image)[:, :, ::-1]
     return pixels
+
+
+def _mostly_inside(row: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether at least half of the box is: in the black beside a tiny image, YuNet may see faces larger than it."""
+    left, top, width, height = row[:4].tolist()
+    across, down = min(left + width, size[0]) - max(left, 0), min(top + height, size[1]) - max(top, 0)
+    return min(across, down) > 0 and 2 * across * down >= width * height
 
 
 def _detection(row: np.ndarray, scale: np.ndarray, size: tuple[int, int]) -> Detection:
