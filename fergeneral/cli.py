@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from fergeneral.extractor import ExpressionExtractor
+    from fergeneral.jobs import FileResult
+    from fergeneral.sources import Source
     from fergeneral.types import Face
-
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 
 _MODEL_HELP = "packaged name, folder or Hub repository (default: packaged)"
 
@@ -49,7 +50,17 @@ def _parser() -> argparse.ArgumentParser:
 
     extract = commands.add_parser("extract", help="embed every face in photos", description=_extract.__doc__)
     extract.add_argument("paths", nargs="+", metavar="PATH", help="photos, or folders of photos")
-    extract.add_argument("-o", "--output", metavar="FILE", help="table to write: .parquet, .csv or .npz")
+    extract.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE|DIR/",
+        help="table to write: .parquet, .csv or .npz; or, for a job that can be cut off and go on, a folder of Parquet "
+        "tables: a name without a suffix or with a / at the end, or a folder that is there",
+    )
+    extract.add_argument(
+        "--shard-rows", type=_positive, metavar="N", help="photos in each of a folder's tables (default 10000)"
+    )
+    extract.add_argument("--resume", action="store_true", help="go on with the job in the folder, if there is one")
     extract.add_argument("--recursive", action="store_true", help="also look into folders inside folders")
     extract.add_argument("--save-crops", metavar="DIR", help="save every aligned face crop there, as PNG")
     extract.add_argument(
@@ -127,47 +138,93 @@ def _load(options: argparse.Namespace, detector: str | None = None) -> Expressio
 def _extract(options: argparse.Namespace) -> int:
     """Find, align and embed every face in photos: one row a face, largest first. Without -o, a table without the
     embeddings is printed. A photo that cannot be read is reported and skipped; the exit status is then 1."""
+    if _is_folder(options.output):
+        return _extract_job(options)
+    if options.resume or options.shard_rows:
+        raise DataError("--resume and --shard-rows want a folder to write to: -o NAME/")
     from tqdm import tqdm
 
-    photos = list(_photos(options.paths, options.recursive))
-    if not photos:
-        raise DataError(f"no photos in {', '.join(options.paths)}; --recursive also looks into folders inside")
+    photos = _list(options)
     crops_dir, draw_dir = _folder(options.save_crops), _folder(options.draw)
     extractor = _load(options, options.detector)
     failures: dict[int, ImageError] = {}
     faces_found = 0
     with _table(options.output, extractor.config.embedding_size) as table:
-        found = extractor.extract_many(photos, batch_size=options.batch_size, on_error=failures.__setitem__)
+        images = (photo.read() for photo in photos)
+        found = extractor.extract_many(images, batch_size=options.batch_size, on_error=failures.__setitem__)
         names = _unique_names(photos)
         for number, faces in enumerate(
             tqdm(found, "extract", len(photos), unit="photo", file=sys.stderr, disable=None)
         ):
-            photo = str(photos[number])
+            photo = photos[number]
             if number in failures:
                 tqdm.write(f"skipped: {failures[number]}", file=sys.stderr)
                 continue
             faces_found += len(faces)
-            table.add(photo, faces)
+            table.add(photo.path, faces)
             if crops_dir or draw_dir:
-                _save_pictures(photo, faces, names[number], crops_dir, draw_dir, extractor)
+                _save_pictures(photo.read(), faces, names[number], crops_dir, draw_dir, extractor)
     good = len(photos) - len(failures)
-    print(f"{_count(faces_found, 'face')} in {_count(good, 'photo')}, {len(failures)} unreadable", file=sys.stderr)
+    print(_outcome(faces_found, good, len(failures)), file=sys.stderr)
     return 1 if failures else 0
+
+
+def _outcome(faces: int, good: int, unreadable: int) -> str:
+    return f"{_count(faces, 'face')} in {_count(good, 'photo')}, {unreadable} unreadable"
 
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def _photos(paths: Sequence[str], recursive: bool) -> Iterator[Path]:
-    """Files as given, and the images in folders by suffix, in the order of their names."""
-    for text in paths:
-        path = Path(text)
-        if path.is_dir():
-            inside = sorted(path.rglob("*") if recursive else path.glob("*"))
-            yield from (file for file in inside if file.suffix.lower() in _IMAGE_SUFFIXES and file.is_file())
-        else:
-            yield path
+def _is_folder(output: str | None) -> bool:
+    """Whether -o names a folder for a job, and not a table."""
+    return output is not None and (output.endswith(("/", os.sep)) or not Path(output).suffix or Path(output).is_dir())
+
+
+def _list(options: argparse.Namespace) -> list[Source]:
+    from fergeneral.sources import list_photos
+
+    photos = list_photos(options.paths, recursive=options.recursive)
+    if not photos:
+        raise DataError(f"no photos in {', '.join(options.paths)}; --recursive also looks into folders inside")
+    return photos
+
+
+def _extract_job(options: argparse.Namespace) -> int:
+    """`extract` into a folder of shards."""
+    from tqdm import tqdm
+
+    from fergeneral.jobs import SHARD_ROWS, check_output, run_job
+
+    if options.draw or options.save_crops:
+        raise DataError("--draw and --save-crops do not go with a folder of tables (-o): run them by themselves")
+    check_output(options.output, resume=options.resume)
+    photos = _list(options)
+    extractor = _load(options, options.detector)
+    with tqdm(desc="extract", total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
+
+        def show(result: FileResult, done: int, total: int) -> None:
+            bar.update(done - bar.n)
+            if result.error is not None:
+                tqdm.write(f"skipped: {result.error}", file=sys.stderr)
+
+        try:
+            totals = run_job(
+                extractor,
+                photos,
+                options.output,
+                shard_rows=options.shard_rows or SHARD_ROWS,
+                resume=options.resume,
+                batch_size=options.batch_size,
+                progress=show,
+            )
+        except KeyboardInterrupt:
+            bar.close()
+            print(f"interrupted; what is done is kept in {options.output}: go on by --resume", file=sys.stderr)
+            return 130
+    print(_outcome(totals.faces, totals.photos - totals.unreadable, totals.unreadable), file=sys.stderr)
+    return 1 if totals.unreadable else 0
 
 
 def _folder(text: str | None) -> Path | None:
@@ -180,15 +237,16 @@ def _folder(text: str | None) -> Path | None:
     return Path(text)
 
 
-def _unique_names(photos: Sequence[Path]) -> list[str]:
+def _unique_names(photos: Sequence[Source]) -> list[str]:
     """A file name without suffix for each photo; photos of the same name get a number."""
     used: set[str] = set()
     names = []
     for photo in photos:
-        name, n = photo.stem, 1
+        stem = Path(photo.path).stem
+        name, n = stem, 1
         while name.lower() in used:
             n += 1
-            name = f"{photo.stem}-{n}"
+            name = f"{stem}-{n}"
         used.add(name.lower())
         names.append(name)
     return names
@@ -219,7 +277,7 @@ def _table(output: str | None, embedding_size: int) -> Any:
 
 
 def _save_pictures(
-    photo: str, faces: list[Face], name: str, crops: Path | None, drawn: Path | None, extractor: ExpressionExtractor
+    photo: Any, faces: list[Face], name: str, crops: Path | None, drawn: Path | None, extractor: ExpressionExtractor
 ) -> None:
     from PIL import Image
 
@@ -257,8 +315,10 @@ def _export(options: argparse.Namespace) -> int:
     """Write the encoder with its preprocessing as an ONNX file: "crops" (N, S, S, 3) uint8 RGB in, "embeddings" (N, D)
     float32 out. It is checked against the encoder before it is written; by more than 1e-4 it may not differ."""
     from fergeneral.export import export_onnx
+    from fergeneral.sources import list_photos
 
-    crops = None if options.crops is None else list(_photos([options.crops], recursive=True))
+    photos = None if options.crops is None else list_photos([options.crops], recursive=True)
+    crops = None if photos is None else [photo.read() for photo in photos]
     if crops == []:
         raise DataError(f"no images in {options.crops}")
     difference = export_onnx(_load(options).encoder, options.onnx, crops)

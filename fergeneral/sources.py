@@ -17,9 +17,10 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from fergeneral.errors import DataError, ImageError, MissingExtraError
+from fergeneral.errors import DataError, ImageError
+from fergeneral.storage import import_pyarrow
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,12 +48,15 @@ class Source:
         """
         folder = Path(self.read()).parent
         try:
-            with os.scandir(folder) as inside:
-                gone = next(inside, None) is None
+            with os.scandir(folder) as files:
+                gone = next(files, None) is None
         except OSError:
             gone = True
         if gone:
-            raise DataError(f"the folder {folder} is gone or empty: {self.path} and what else was in it cannot be read")
+            raise DataError(
+                f"{self.path} cannot be read, for its folder is gone, empty or closed to you: put {folder} back and go "
+                f"on with --resume, or leave it out"
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,8 +84,11 @@ class _Stored(Source):
         raise NotImplementedError
 
     def check(self) -> None:
-        if not os.path.exists(self.file):
-            raise DataError(f"{self.file} is gone: {self.path} and what else was in it cannot be read")
+        if not os.access(self.file, os.R_OK):
+            raise DataError(
+                f"{self.path} cannot be read, for {_valid(self.file)} is gone or closed to you: put it back and go on "
+                f"with --resume, or leave it out"
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -188,14 +195,6 @@ def list_photos(
     return [source for path in given for source in _inside(str(Path(path)), recursive, column)]
 
 
-def distinct(sources: Iterable[Source], seen: set[str]) -> Iterator[Source]:
-    """Those whose path is not in `seen`, each once; `seen` grows by them."""
-    for source in sources:
-        if source.path not in seen:
-            seen.add(source.path)
-            yield source
-
-
 def _inside(path: str, recursive: bool, column: str | None) -> Iterator[Source]:
     lower = path.lower()
     if os.path.isdir(path):
@@ -219,21 +218,21 @@ def _valid(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _images_in(folder: str, recursive: bool) -> list[str]:
-    found: list[str] = []
-    for inside, folders, names in os.walk(folder, onerror=_refuse):
-        if not recursive:
-            folders.clear()
-        found += [os.path.join(inside, name) for name in names if _is_image(name)]
-    return sorted((file for file in found if os.path.isfile(file)), key=lambda file: file.split(os.sep))
+def _images_in(folder: str, recursive: bool) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as inside:
+            entries = sorted(inside, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"the folder {_valid(folder)} cannot be listed: {error.strerror}") from error
+    for entry in entries:
+        if recursive and entry.is_dir(follow_symlinks=False):
+            yield from _images_in(entry.path, recursive)
+        elif _is_image(entry.name) and entry.is_file():
+            yield entry.path
 
 
 def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise DataError(f"the folder {error.filename} cannot be listed: {error.strerror}") from error
 
 
 def _tar_members(file: str) -> Iterator[Source]:
@@ -279,10 +278,9 @@ def _tar_member(path: str, file: str, member: tarfile.TarInfo) -> Source:
 
 def _parquet_rows(file: str, column: str | None) -> Iterator[Source]:
     table = _valid(file)
+    _, parquet = import_pyarrow()
     try:
-        opened = _parquet().ParquetFile(file)
-    except MissingExtraError:
-        raise
+        opened = parquet.ParquetFile(file)
     except Exception as error:  # pyarrow's errors for a broken file are of many kinds
         yield _Unreadable(table, file, f"the Parquet file cannot be opened: {error}")
         return
@@ -297,21 +295,12 @@ def _parquet_rows(file: str, column: str | None) -> Iterator[Source]:
         yield _ParquetRow(f"{table}#{row}", file, chosen, row)
 
 
-def _parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("a .parquet file", "pyarrow", "parquet") from error
-    return pyarrow.parquet
-
-
 def _holds_bytes(kind: Any) -> bool:
     """Whether this is the Arrow type of bytes, or of a struct whose field "bytes" is."""
-    from pyarrow import types
-
-    if types.is_struct(kind):
+    arrow, _ = import_pyarrow()
+    if arrow.types.is_struct(kind):
         return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+    return bool(arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind))
 
 
 def _choose_column(name: str, images: Sequence[str], columns: Sequence[str], wanted: str | None) -> str:
@@ -354,7 +343,8 @@ class _Column:
     def __init__(self, file: str, column: str) -> None:
         self._column = column
         # With a buffer, pages are read one by one; else the whole column of a row group is.
-        self._file = _parquet().ParquetFile(file, buffer_size=2**20, pre_buffer=False)
+        _, parquet = import_pyarrow()
+        self._file = parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
         metadata = self._file.metadata
         rows = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
         self._starts = list(itertools.accumulate(rows, initial=0))

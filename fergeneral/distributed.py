@@ -1,0 +1,259 @@
+"""One job on many machines: the shards of `fergeneral.jobs`, made by the workers of a Ray cluster.
+
+The driver (the process that calls `extract_dataset`) lists the photos, opens the output folder and hands out shards by
+Ray Data. Each worker is an actor that loads the model once, reads the photos of one shard at a time, and writes them to
+the output folder itself; only counts come back. So the folder is the same as that of `fergeneral.jobs.run_job`, and
+photos and output must lie where every machine sees them under the same path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fergeneral import __version__
+from fergeneral.encoder import Encoder, EncoderConfig, build_network
+from fergeneral.errors import DataError, MissingExtraError, ModelError
+from fergeneral.extractor import ExpressionExtractor
+from fergeneral.jobs import (
+    SHARD_ROWS,
+    FileResult,
+    Job,
+    Summary,
+    check_run,
+    extract_shard,
+    job_options,
+    weights_sha256,
+    write_shard,
+)
+from fergeneral.sources import Source, list_photos
+
+try:
+    import pandas
+    import ray
+    import ray.data
+except ImportError as error:
+    raise MissingExtraError("a job on many machines", "Ray", "ray") from error
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+
+MAX_ATTEMPTS = 4  # at one shard: a photo that kills its worker would else kill one after the other, without end
+_ATTEMPTS = ".attempts-{}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What every worker has to know. `run`: see `Job.run`. `state`: the encoder's weights by name."""
+
+    output: Path
+    run: str
+    state: dict[str, torch.Tensor]
+    config: EncoderConfig
+    detector: str | None
+    device: str
+    batch_size: int
+    shard_rows: int
+    version: str = __version__
+
+
+def extract_dataset(
+    photos: str | Path | Iterable[str | Path] | Sequence[Source] | Dataset,
+    output: str | Path,
+    *,
+    model: str | Path | None = None,
+    revision: str | None = None,
+    detector: str | None = None,
+    shard_rows: int = SHARD_ROWS,
+    resume: bool = False,
+    batch_size: int = 32,
+    num_workers: int | None = None,
+    num_cpus: int = 1,
+    num_gpus: float = 0,
+    address: str | None = None,
+    progress: Callable[[Summary, int, int], None] | None = None,
+) -> Summary:
+    """Embed the faces of any number of photos into a folder of Parquet tables, by the workers of a Ray cluster.
+
+    `photos`: what `fergeneral.sources.list_photos` takes, or what it gives (for its options). `output`: a folder that
+    all machines share, as the photos are; `resume`: go on with a job in it that was cut off, whether that was made
+    here or by `run_job`. `model`, `revision`: as for `ExpressionExtractor.from_pretrained`; the weights are loaded
+    here and sent to the workers, which need neither the folder nor the Hub. `detector`: "mtcnn" (None) or "yunet".
+    `shard_rows`: photos in a shard, the unit of work: a job has work for as many workers as it has shards.
+    `num_workers`: by default as many as the cluster has room for now. `num_cpus`, `num_gpus`: for each of them; with
+    `num_gpus` they run on CUDA, else on the CPU; several can share a GPU (`num_gpus=0.5`).
+    `address`: of the cluster ("auto", "HOST:6379", "ray://HOST:10001"); by default the one that Ray is connected to or
+    that RAY_ADDRESS names, else one on this machine alone, for as long as the job takes.
+    `progress(summary, done, total)` is called for each shard, with photos that have their rows, and photos in all.
+    Returns the totals of the whole job. The shard of a worker that dies is made again by another, MAX_ATTEMPTS times.
+    Raises DataError and ModelError for what `Job.open` refuses, for whatever fails on a worker and is no fault of a
+    photo, and for a cluster without room for a worker; finished shards stay.
+    """
+    listed = _listed(photos)
+    extractor = ExpressionExtractor.from_pretrained(model, revision=revision, device="cpu", detector=detector)
+    with Job.open(
+        output,
+        model_id=extractor.config.model_id,
+        weights_sha256=weights_sha256(extractor.encoder),
+        embedding_size=extractor.config.embedding_size,
+        options=job_options(extractor),
+        shard_rows=shard_rows,
+        resume=resume,
+    ) as job:
+        pending = list(job.pending(listed))
+        shards = list(job.shards(pending))
+        done, total = job.done, job.done + len(pending)
+        plan = _Plan(
+            Path(output).resolve(),
+            job.run,
+            extractor.encoder.state_dict(),
+            extractor.config,
+            detector,
+            "cuda" if num_gpus else "cpu",
+            batch_size,
+            shard_rows,
+        )
+        for notes in plan.output.glob(_ATTEMPTS.format("*")):
+            notes.unlink()
+        with _cluster(address):
+            for summary in _run(plan, shards, num_workers, num_cpus, num_gpus):
+                done += summary.photos
+                if progress is not None:
+                    progress(summary, done, total)
+        return job.finish()
+
+
+def _listed(photos: Any) -> list[Source]:
+    given = list(photos) if isinstance(photos, Iterable) and not isinstance(photos, str) else photos
+    if isinstance(given, list) and given and all(isinstance(photo, Source) for photo in given):
+        return given
+    return list_photos(given)
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[None]:
+    """Connected to Ray, and no longer than before. Raises DataError if there is no cluster at the address."""
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address=address, include_dashboard=False if address is None else None, logging_level=logging.WARNING)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise DataError(f"no Ray cluster could be reached at {address or 'this machine'}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _run(
+    plan: _Plan, shards: list[tuple[int, list[Source]]], num_workers: int | None, num_cpus: int, num_gpus: float
+) -> Iterator[Summary]:
+    """The counts of each shard as it is done."""
+    if not shards:
+        return
+    workers = min(num_workers or _room(num_cpus, num_gpus), len(shards))
+    # Tables of pandas carry any object; of Arrow, only what Ray Data can turn into its types.
+    blocks = [ray.put(pandas.DataFrame({"number": [number], "sources": [sources]})) for number, sources in shards]
+    dataset = ray.data.from_pandas_refs(blocks).map_batches(
+        _Worker,
+        fn_constructor_args=(plan,),
+        batch_size=1,
+        batch_format="pandas",
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+    )
+    dataset.context.enable_progress_bars = False
+    dataset.context.execution_no_progress_timeout_s = -1  # a shard takes as long as it takes
+    try:
+        for row in dataset.iter_rows():
+            if row["error"]:
+                raise (ModelError if row["kind"] == ModelError.__name__ else DataError)(row["error"])
+            yield Summary(*(int(row[field.name]) for field in dataclasses.fields(Summary)))
+    except ray.exceptions.RayError as error:
+        raise DataError(
+            f"the job on the Ray cluster ended: {error}. Finished shards are kept: go on by --resume"
+        ) from error
+
+
+def _room(num_cpus: int, num_gpus: float) -> int:
+    """How many workers the cluster can hold."""
+    wanted = {"CPU": num_cpus, "GPU": num_gpus}
+    there = ray.cluster_resources()
+    room = min(int(there.get(name, 0) / number) for name, number in wanted.items() if number)
+    if room < 1:
+        raise DataError(
+            f"the Ray cluster has no room for a worker of {num_cpus} CPUs and {num_gpus:g} GPUs: it has "
+            f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}; for one that grows on demand, give the number of workers"
+        )
+    return room
+
+
+class _Worker:
+    """Makes one shard a call. What fails is returned, as a row with "error": Ray would repeat it, or log it twice."""
+
+    def __init__(self, plan: _Plan) -> None:
+        self._plan = plan
+        self._extractor: ExpressionExtractor | None = None
+
+    def __call__(self, table: pandas.DataFrame) -> dict[str, list[Any]]:
+        """`table`: one row, "number" and "sources" of a shard. Returns one, with the fields of Summary."""
+        number, sources = int(table["number"].iloc[0]), table["sources"].iloc[0]
+        summary, kind, text = Summary(), "", ""
+        try:
+            summary = self._make(number, sources)
+        except Exception as error:
+            kind = type(error).__name__
+            text = f"shard {number} failed on {socket.gethostname()}: {error or kind}"
+        return {name: [value] for name, value in {**dataclasses.asdict(summary), "kind": kind, "error": text}.items()}
+
+    def _make(self, number: int, sources: list[Source]) -> Summary:
+        plan = self._plan
+        check_run(plan.output, plan.run)
+        if self._extractor is None:
+            self._extractor = _load(plan)
+        with _attempt(plan.output / _ATTEMPTS.format(number), sources):
+            results = extract_shard(self._extractor, sources, batch_size=plan.batch_size)
+            size = plan.config.embedding_size
+            return write_shard(plan.output, number, _fenced(results, plan), size, plan.shard_rows)
+
+
+def _load(plan: _Plan) -> ExpressionExtractor:
+    if plan.version != __version__:
+        raise DataError(
+            f"fergeneral is {__version__} there and {plan.version} where the job was begun: install the same"
+        )
+    network = build_network(plan.config.architecture)
+    network.load_state_dict(plan.state)
+    return ExpressionExtractor(Encoder(network, plan.config, plan.device), plan.detector)
+
+
+@contextmanager
+def _attempt(notes: Path, sources: list[Source]) -> Iterator[None]:
+    """A byte in `notes` for each time the block is begun and not left: only by the death of this process."""
+    with notes.open("ab") as file:
+        file.write(b".")
+        attempts = file.tell()
+    try:
+        if attempts > MAX_ATTEMPTS:
+            raise DataError(
+                f"{MAX_ATTEMPTS} workers died of it, by too little memory or by one of its photos, which are "
+                f"{sources[0].path} to {sources[-1].path}"
+            )
+        yield
+    finally:
+        notes.unlink(missing_ok=True)
+
+
+def _fenced(results: Iterator[FileResult], plan: _Plan) -> Iterator[FileResult]:
+    """Ask once more before the shard is committed: this worker may have lost its driver, and another gone on."""
+    with closing(results):  # type: ignore[type-var]
+        yield from results
+    check_run(plan.output, plan.run)
