@@ -178,9 +178,7 @@ def _run(
                 raise (ModelError if row["kind"] == ModelError.__name__ else DataError)(row["error"])
             yield Summary(*(int(row[field.name]) for field in dataclasses.fields(Summary)))
     except ray.exceptions.RayError as error:
-        raise DataError(
-            f"the job on the Ray cluster ended: {error}. Finished shards are kept: go on by --resume"
-        ) from error
+        raise DataError(f"the Ray cluster gave up: {error}. Finished shards are kept: go on by --resume") from error
 
 
 def _room(num_cpus: int, num_gpus: float) -> int:
@@ -191,7 +189,7 @@ def _room(num_cpus: int, num_gpus: float) -> int:
     if room < 1:
         raise DataError(
             f"the Ray cluster has no room for a worker of {num_cpus} CPUs and {num_gpus:g} GPUs: it has "
-            f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}; for one that grows on demand, give the number of workers"
+            f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}; for one that grows on demand, say how many workers"
         )
     return room
 
@@ -227,9 +225,7 @@ class _Worker:
 
 def _load(plan: _Plan) -> ExpressionExtractor:
     if plan.version != __version__:
-        raise DataError(
-            f"fergeneral is {__version__} there and {plan.version} where the job was begun: install the same"
-        )
+        raise DataError(f"fergeneral is {__version__} there, {plan.version} where the job was begun: install the same")
     network = build_network(plan.config.architecture)
     network.load_state_dict(plan.state)
     return ExpressionExtractor(Encoder(network, plan.config, plan.device), plan.detector)

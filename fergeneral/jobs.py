@@ -345,7 +345,7 @@ def check_run(output: str | Path, run: str) -> None:
         now = (Path(output) / _LOCK_FILE).read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(
-            f"{output} is not seen from {socket.gethostname()} ({error.strerror}): it must be a folder that all machines share"
+            f"{output} is not seen from {socket.gethostname()} ({error.strerror}): all machines must share that folder"
         ) from error
     if now != run:
         raise DataError(f"another run has taken over {output}: {now.strip()}")
