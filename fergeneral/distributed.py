@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from fergeneral.jobs import (
     FileResult,
     Job,
     Summary,
+    check_output,
     check_run,
     extract_shard,
     job_options,
@@ -50,10 +52,13 @@ _ATTEMPTS = ".attempts-{}"
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What every worker has to know. `run`: see `Job.run`. `state`: the encoder's weights by name."""
+    """What every worker has to know. `run`: see `Job.run`. `state`: the encoder's weights by name. `folder`: where
+    relative paths begin.
+    """
 
-    output: Path
+    output: str
     run: str
+    folder: str
     state: dict[str, torch.Tensor]
     config: EncoderConfig
     detector: str | None
@@ -64,7 +69,7 @@ class _Plan:
 
 
 def extract_dataset(
-    photos: str | Path | Iterable[str | Path] | Sequence[Source] | Dataset,
+    paths_or_dataset: str | Path | Iterable[str | Path] | Sequence[Source] | Dataset,
     output: str | Path,
     *,
     model: str | Path | None = None,
@@ -81,23 +86,53 @@ def extract_dataset(
 ) -> Summary:
     """Embed the faces of any number of photos into a folder of Parquet tables, by the workers of a Ray cluster.
 
-    `photos`: what `fergeneral.sources.list_photos` takes, or what it gives (for its options). `output`: a folder that
-    all machines share, as the photos are; `resume`: go on with a job in it that was cut off, whether that was made
-    here or by `run_job`. `model`, `revision`: as for `ExpressionExtractor.from_pretrained`; the weights are loaded
-    here and sent to the workers, which need neither the folder nor the Hub. `detector`: "mtcnn" (None) or "yunet".
+    `paths_or_dataset`: what `fergeneral.sources.list_photos` takes, or what it gives (for its options). `output`: a
+    folder that all machines share, as the photos are; `resume`: go on with a job in it that was cut off, whether that
+    was made here or by `run_job`. `model`, `revision`: as for `ExpressionExtractor.from_pretrained`; the weights are
+    loaded here and sent to the workers, which need neither the folder nor the Hub. `detector`: "mtcnn" (None) or
+    "yunet".
     `shard_rows`: photos in a shard, the unit of work: a job has work for as many workers as it has shards.
     `num_workers`: by default as many as the cluster has room for now. `num_cpus`, `num_gpus`: for each of them; with
     `num_gpus` they run on CUDA, else on the CPU; several can share a GPU (`num_gpus=0.5`).
-    `address`: of the cluster ("auto", "HOST:6379", "ray://HOST:10001"); by default the one that Ray is connected to or
-    that RAY_ADDRESS names, else one on this machine alone, for as long as the job takes.
+    `address`: of the cluster ("auto", "HOST:6379"), one of whose machines this is; by default the one that Ray is
+    connected to or that RAY_ADDRESS names, else one on this machine alone, for as long as the job takes.
     `progress(summary, done, total)` is called for each shard, with photos that have their rows, and photos in all.
     Returns the totals of the whole job. The shard of a worker that dies is made again by another, MAX_ATTEMPTS times.
     Raises DataError and ModelError for what `Job.open` refuses, for whatever fails on a worker and is no fault of a
     photo, and for a cluster without room for a worker; finished shards stay.
     """
-    listed = _listed(photos)
+    listed = _listed(paths_or_dataset)
+    check_output(output, resume=resume)
     extractor = ExpressionExtractor.from_pretrained(model, revision=revision, device="cpu", detector=detector)
-    with Job.open(
+    with _cluster(address):
+        workers = num_workers or _room(num_cpus, num_gpus)
+        with _open(extractor, output, shard_rows, resume) as job:
+            device = "cuda" if num_gpus else "cpu"
+            state, place = extractor.encoder.state_dict(), os.path.abspath(output)
+            plan = _Plan(place, job.run, os.getcwd(), state, extractor.config, detector, device, batch_size, shard_rows)
+            shards = list(job.shards(listed))
+            total = len(listed)
+            done = total - sum(len(sources) for _, sources in shards)
+            for summary in _run(plan, shards, workers, num_cpus, num_gpus):
+                done += summary.photos
+                if progress is not None:
+                    progress(summary, done, total)
+            return job.finish()
+
+
+def _listed(given: Any) -> list[Source]:
+    as_it_is = isinstance(given, Sequence) and len(given) > 0 and isinstance(given[0], Source)
+    listed = list(given) if as_it_is else list_photos(given)
+    if any(getattr(source, "file", None) == "" for source in listed):
+        raise DataError(
+            "a dataset in the memory of this process cannot go to others: write it to a folder that they share "
+            "(save_to_disk, and load_from_disk again; or to_parquet, and pass the file)"
+        )
+    return listed
+
+
+def _open(extractor: ExpressionExtractor, output: str | Path, shard_rows: int, resume: bool) -> Job:
+    job = Job.open(
         output,
         model_id=extractor.config.model_id,
         weights_sha256=weights_sha256(extractor.encoder),
@@ -105,35 +140,10 @@ def extract_dataset(
         options=job_options(extractor),
         shard_rows=shard_rows,
         resume=resume,
-    ) as job:
-        pending = list(job.pending(listed))
-        shards = list(job.shards(pending))
-        done, total = job.done, job.done + len(pending)
-        plan = _Plan(
-            Path(output).resolve(),
-            job.run,
-            extractor.encoder.state_dict(),
-            extractor.config,
-            detector,
-            "cuda" if num_gpus else "cpu",
-            batch_size,
-            shard_rows,
-        )
-        for notes in plan.output.glob(_ATTEMPTS.format("*")):
-            notes.unlink()
-        with _cluster(address):
-            for summary in _run(plan, shards, num_workers, num_cpus, num_gpus):
-                done += summary.photos
-                if progress is not None:
-                    progress(summary, done, total)
-        return job.finish()
-
-
-def _listed(photos: Any) -> list[Source]:
-    given = list(photos) if isinstance(photos, Iterable) and not isinstance(photos, str) else photos
-    if isinstance(given, list) and given and all(isinstance(photo, Source) for photo in given):
-        return given
-    return list_photos(given)
+    )
+    for notes in Path(output).glob(_ATTEMPTS.format("*")):  # of an earlier run
+        notes.unlink()
+    return job
 
 
 @contextmanager
@@ -143,7 +153,7 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
         return
     try:
-        ray.init(address=address, include_dashboard=False if address is None else None, logging_level=logging.WARNING)
+        ray.init(address=address, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise DataError(f"no Ray cluster could be reached at {address or 'this machine'}: {error}") from error
     try:
@@ -153,12 +163,11 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 
 def _run(
-    plan: _Plan, shards: list[tuple[int, list[Source]]], num_workers: int | None, num_cpus: int, num_gpus: float
+    plan: _Plan, shards: list[tuple[int, list[Source]]], workers: int, num_cpus: int, num_gpus: float
 ) -> Iterator[Summary]:
     """The counts of each shard as it is done."""
     if not shards:
         return
-    workers = min(num_workers or _room(num_cpus, num_gpus), len(shards))
     # Tables of pandas carry any object; of Arrow, only what Ray Data can turn into its types.
     blocks = [ray.put(pandas.DataFrame({"number": [number], "sources": [sources]})) for number, sources in shards]
     dataset = ray.data.from_pandas_refs(blocks).map_batches(
@@ -166,7 +175,7 @@ def _run(
         fn_constructor_args=(plan,),
         batch_size=1,
         batch_format="pandas",
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(shards)), max_tasks_in_flight_per_actor=1),
         num_cpus=num_cpus,
         num_gpus=num_gpus,
     )
@@ -217,7 +226,7 @@ class _Worker:
         check_run(plan.output, plan.run)
         if self._extractor is None:
             self._extractor = _load(plan)
-        with _attempt(plan.output / _ATTEMPTS.format(number), sources):
+        with _attempt(Path(plan.output, _ATTEMPTS.format(number)), sources):
             results = extract_shard(self._extractor, sources, batch_size=plan.batch_size)
             size = plan.config.embedding_size
             return write_shard(plan.output, number, _fenced(results, plan), size, plan.shard_rows)
@@ -226,6 +235,8 @@ class _Worker:
 def _load(plan: _Plan) -> ExpressionExtractor:
     if plan.version != __version__:
         raise DataError(f"fergeneral is {__version__} there, {plan.version} where the job was begun: install the same")
+    with suppress(OSError):  # a machine that has no such folder may do without, if no path is relative
+        os.chdir(plan.folder)
     network = build_network(plan.config.architecture)
     network.load_state_dict(plan.state)
     return ExpressionExtractor(Encoder(network, plan.config, plan.device), plan.detector)
