@@ -407,7 +407,7 @@ def _shards(output: Path) -> Iterator[tuple[int, list[str], Summary]]:
         path = _files_part(output, number)
         try:
             with parquet.ParquetFile(path) as file:
-                rows = file.read(columns=["path", "status", "faces"]).to_pydict()
+                rows = file.read(columns=["path", "status", "faces"], use_threads=False).to_pydict()
             status, wanted = rows["status"], sum(rows["faces"])
             faces = sum(parquet.read_metadata(part).num_rows for part in _faces_parts(output, number))
         except Exception as error:  # pyarrow raises errors of many kinds for a broken file
@@ -462,8 +462,8 @@ def write_shard(
 ) -> Summary:
     """Write and commit one shard, in place of an earlier one of this number; without results there will be none.
 
-    `results` may be a generator: at most `shard_rows` faces are held. Returns what the shard holds. If it cannot be
-    written, or `results` raises an error, nothing of it is left. Raises DataError if it cannot be written.
+    `results` may be a generator: at most `shard_rows` faces, and those of one photo, are held. Returns what the shard
+    holds. Raises DataError if it cannot be written, and what `results` raises; nothing of the shard is left then.
     """
     folder = Path(output)
     files: list[tuple[str, str, int, str | None]] = []
@@ -483,8 +483,9 @@ def write_shard(
             _write_faces(folder, number, place, rows, embedding_size)
             _write_files(folder, number, files)
     except BaseException:
-        with contextlib.suppress(OSError):
-            _remove_shard(folder, number)
+        if not _files_part(folder, number).exists():  # else it had just been committed
+            with contextlib.suppress(OSError):
+                _remove_shard(folder, number)
         raise
     status = [row[1] for row in files]
     return Summary(len(files), sum(row[2] for row in files), status.count("none"), status.count("error"))
