@@ -43,7 +43,7 @@ def cluster() -> Iterator[str]:
     """The address of a cluster with room for two workers, which nothing outside hears of."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", str(Path(module.__file__).parents[1]), prepend=os.pathsep)  # the package tested here
         ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
