@@ -36,13 +36,13 @@ from fergeneral.jobs import (
 from fergeneral.sources import Source, list_photos
 
 try:
-    import pandas
     import ray
     import ray.data
 except ImportError as error:
     raise MissingExtraError("a job on many machines", "Ray", "ray") from error
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from datasets import Dataset
 
@@ -168,13 +168,12 @@ def _run(
     """The counts of each shard as it is done."""
     if not shards:
         return
-    # Tables of pandas carry any object; of Arrow, only what Ray Data can turn into its types.
-    blocks = [ray.put(pandas.DataFrame({"number": [number], "sources": [sources]})) for number, sources in shards]
-    dataset = ray.data.from_pandas_refs(blocks).map_batches(
+    sources = {number: ray.put(chunk) for number, chunk in shards}  # Ray Data's own tables hold plain values only
+    numbers = [{"number": number} for number in sources]
+    dataset = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
         _Worker,
-        fn_constructor_args=(plan,),
+        fn_constructor_args=(plan, sources),
         batch_size=1,
-        batch_format="pandas",
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(shards)), max_tasks_in_flight_per_actor=1),
         num_cpus=num_cpus,
         num_gpus=num_gpus,
@@ -206,16 +205,17 @@ def _room(num_cpus: int, num_gpus: float) -> int:
 class _Worker:
     """Makes one shard a call. What fails is returned, as a row with "error": Ray would repeat it, or log it twice."""
 
-    def __init__(self, plan: _Plan) -> None:
+    def __init__(self, plan: _Plan, sources: dict[int, ray.ObjectRef]) -> None:
         self._plan = plan
+        self._sources = sources
         self._extractor: ExpressionExtractor | None = None
 
-    def __call__(self, table: pandas.DataFrame) -> dict[str, list[Any]]:
-        """`table`: one row, "number" and "sources" of a shard. Returns one, with the fields of Summary."""
-        number, sources = int(table["number"].iloc[0]), table["sources"].iloc[0]
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        """`batch`: the "number" of one shard. Returns one row: the fields of Summary, "kind" and "error"."""
+        (number,) = batch["number"].tolist()
         summary, kind, text = Summary(), "", ""
         try:
-            summary = self._make(number, sources)
+            summary = self._make(number, ray.get(self._sources[number]))
         except Exception as error:
             kind = type(error).__name__
             text = f"shard {number} failed on {socket.gethostname()}: {error or kind}"

@@ -16,7 +16,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -185,7 +184,7 @@ def test_what_is_no_fault_of_a_photo_ends_the_job(
 
 
 @pytest.fixture
-def plan(random_folder: Path, tmp_path: Path) -> Iterator[module._Plan]:
+def plan(cluster: str, random_folder: Path, tmp_path: Path) -> Iterator[module._Plan]:
     extractor = ExpressionExtractor.from_pretrained(random_folder, device="cpu")
     with module._open(extractor, tmp_path / "out", 10, False) as job:
         yield module._Plan(
@@ -202,8 +201,8 @@ def plan(random_folder: Path, tmp_path: Path) -> Iterator[module._Plan]:
 
 
 def make(plan: module._Plan, number: int, sources: list[Source]) -> dict[str, Any]:
-    table = pandas.DataFrame({"number": [number], "sources": [sources]})
-    return {name: value for name, (value,) in module._Worker(plan)(table).items()}
+    worker = module._Worker(plan, {number: ray.put(sources)})
+    return {name: value for name, (value,) in worker({"number": np.array([number])}).items()}
 
 
 def test_a_shard_that_kills_its_workers_is_given_up(plan: module._Plan, folder: Path, tmp_path: Path) -> None:
