@@ -300,13 +300,13 @@ def _folder(text: str | None) -> Path | None:
 def _unique_names(photos: Sequence[Source]) -> list[str]:
     """A file name without suffix for each photo; photos of the same name get a number."""
     used: set[str] = set()
+    last: dict[str, int] = {}  # number of each name, so that thousands of the same do not take for ever
     names = []
     for photo in photos:
-        stem = Path(photo.path).stem
-        name, n = stem, 1
+        name = stem = Path(photo.path.replace(".parquet#", "_")).stem
         while name.lower() in used:
-            n += 1
-            name = f"{stem}-{n}"
+            last[stem] = last.get(stem, 1) + 1
+            name = f"{stem}-{last[stem]}"
         used.add(name.lower())
         names.append(name)
     return names

@@ -131,8 +131,10 @@ def _listed(given: Any) -> list[Source]:
     return listed
 
 
-def _open(extractor: ExpressionExtractor, output: str | Path, shard_rows: int, resume: bool) -> Job:
-    job = Job.open(
+@contextmanager
+def _open(extractor: ExpressionExtractor, output: str | Path, shard_rows: int, resume: bool) -> Iterator[Job]:
+    """The job; before and after it the notes of attempts are removed."""
+    with Job.open(
         output,
         model_id=extractor.config.model_id,
         weights_sha256=weights_sha256(extractor.encoder),
@@ -140,10 +142,17 @@ def _open(extractor: ExpressionExtractor, output: str | Path, shard_rows: int, r
         options=job_options(extractor),
         shard_rows=shard_rows,
         resume=resume,
-    )
-    for notes in Path(output).glob(_ATTEMPTS.format("*")):  # of an earlier run
-        notes.unlink()
-    return job
+    ) as job:
+        _forget_attempts(output)
+        try:
+            yield job
+        finally:
+            _forget_attempts(output)
+
+
+def _forget_attempts(output: str | Path) -> None:
+    for notes in Path(output).glob(_ATTEMPTS.format("*")):
+        notes.unlink(missing_ok=True)
 
 
 @contextmanager

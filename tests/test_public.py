@@ -98,6 +98,7 @@ def test_help_loads_nothing_heavy() -> None:
         ("matplotlib", "evaluate.figures", "eval"),
         ("tensorboard", "train", "train"),
         ("onnxruntime", "export", "onnx"),
+        ("ray", "distributed", "ray"),
     ],
 )
 def test_a_missing_extra_says_what_to_type(package: str, module: str, extra: str) -> None:
