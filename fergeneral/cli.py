@@ -98,9 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
-    export = commands.add_parser("export", help="write the encoder as an ONNX file", description=_export.__doc__)
-    export.add_argument("--onnx", required=True, metavar="FILE", help="file to write")
-    export.add_argument("--crops", metavar="DIR", help="folder of face crops to check the file on, too")
+    export = commands.add_parser(
+        "export", help="write the encoder as an ONNX file, or in 8-bit whole numbers", description=_export.__doc__
+    )
+    form = export.add_mutually_exclusive_group(required=True)
+    form.add_argument("--onnx", metavar="FILE", help="file to write, for any ONNX runtime")
+    form.add_argument("--int8", metavar="DIR", help="folder to write, for --model DIR: about 3 times faster on CPUs")
+    export.add_argument(
+        "--crops", metavar="DIR", help="folder of face crops: to check on; --int8 must have some hundreds"
+    )
     export.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     export.add_argument("--revision", help="commit, tag or branch of a Hub repository")
     export.set_defaults(run=_export, device="cpu")
@@ -373,16 +379,25 @@ def _probe(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     """Write the encoder with its preprocessing as an ONNX file: "crops" (N, S, S, 3) uint8 RGB in, "embeddings" (N, D)
-    float32 out. It is checked against the encoder before it is written; by more than 1e-4 it may not differ."""
-    from fergeneral.export import export_onnx
+    float32 out. It is checked against the encoder before it is written; by more than 1e-4 it may not differ.
+    With --int8, in 8-bit whole numbers: a folder of weights for --model, whose embeddings have a cosine similarity of
+    0.99 or more to those of the encoder on 95 of 100 face crops."""
     from fergeneral.sources import list_photos
 
     photos = None if options.crops is None else list_photos([options.crops], recursive=True)
     crops = None if photos is None else [photo.read() for photo in photos]
     if crops == []:
         raise DataError(f"no images in {options.crops}")
-    difference = export_onnx(_load(options).encoder, options.onnx, crops)
-    print(f"{options.onnx} written; its embeddings differ by at most {difference:.1g}", file=sys.stderr)
+    if options.onnx:
+        from fergeneral.export import export_onnx
+
+        difference = export_onnx(_load(options).encoder, options.onnx, crops)
+        print(f"{options.onnx} written; its embeddings differ by at most {difference:.1g}", file=sys.stderr)
+    else:
+        from fergeneral.int8 import quantize
+
+        reached = quantize(_load(options).encoder, options.int8, crops or [])
+        print(f"{options.int8} written; 95 % of the crops reach a cosine similarity of {reached:.4f}", file=sys.stderr)
     return 0
 
 

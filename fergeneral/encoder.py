@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -231,9 +231,10 @@ class Encoder:
         self.config = config
         self.device = choose_device(device)
         self._state = network.state_dict()
-        self._module = CropNetwork(network, config).to(self.device).to(memory_format=torch.channels_last)
+        module = CropNetwork(network, config).to(self.device).to(memory_format=torch.channels_last)
         if self.device.type == "cpu":
-            self._module = _packed(self._module, config.crop_size)
+            module = _packed(module, config.crop_size)
+        self._module: Callable[[torch.Tensor], torch.Tensor] = module  # (N, S, S, 3) uint8 -> (N, D)
         self._accelerator = threading.Lock()  # one batch at a time on a GPU, so that threads do not add up its memory
 
     def state_dict(self) -> dict[str, torch.Tensor]:

@@ -25,6 +25,7 @@ from fergeneral.errors import DataError, ModelError
 from fergeneral.storage import whole_file
 
 WEIGHTS_FILE = "model.safetensors"
+INT8_FILE = "model.onnx"  # in its place: fergeneral.int8
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 LICENSE_FILE = "LICENSE.md"  # one of the two names that the Hub lets a card's licence link to
@@ -163,9 +164,16 @@ def load_encoder(
 
 
 def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
-    """Load model.safetensors + config.json. The bytes must have the stated SHA-256 and fit the network exactly."""
+    """Load model.safetensors + config.json. The bytes must have the stated SHA-256 and fit the network exactly.
+
+    In place of model.safetensors there may be the model.onnx of an encoder in 8-bit whole numbers.
+    """
     config = _read_config(Path(folder))
     path = Path(folder) / WEIGHTS_FILE
+    if not path.exists() and (path.parent / INT8_FILE).exists():
+        from fergeneral.int8 import load_int8
+
+        return load_int8(path.parent, config, device)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -230,11 +238,17 @@ def _read_config(folder: Path) -> EncoderConfig:
 def _download(repo: str, revision: str | None, local_files_only: bool) -> Path:
     """Both files of one commit, in the Hub's cache."""
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     with _hub_errors(repo):
         config = Path(hf_hub_download(repo, CONFIG_FILE, revision=revision, local_files_only=local_files_only))
         commit = config.parent.name  # the cache's layout is snapshots/COMMIT/FILE
-        hf_hub_download(repo, WEIGHTS_FILE, revision=commit, local_files_only=local_files_only)
+        try:
+            hf_hub_download(repo, WEIGHTS_FILE, revision=commit, local_files_only=local_files_only)
+        except LocalEntryNotFoundError:  # the Hub was not asked or not reached
+            hf_hub_download(repo, INT8_FILE, revision=commit, local_files_only=True)
+        except EntryNotFoundError:
+            hf_hub_download(repo, INT8_FILE, revision=commit, local_files_only=local_files_only)
         return config.parent
 
 

@@ -229,6 +229,7 @@ class Job:
                 self._write_manifest(None)
             for name in _FOLDERS:
                 (self.output / name).mkdir(exist_ok=True)
+            sync_folder(self.output)
             _clean(self.output)
         for number, paths, _ in _shards(self.output):
             self._done.update(paths)
@@ -293,7 +294,7 @@ def check_output(output: str | Path, *, resume: bool) -> None:
         return
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; a job writes a folder of tables")
-    if (folder / MANIFEST_FILE).exists():
+    if os.path.exists(folder / MANIFEST_FILE):
         if not resume:
             raise DataError(f"{folder} holds a job already: go on with it by --resume, or name another folder")
         Manifest.read(folder / MANIFEST_FILE)
@@ -533,10 +534,10 @@ def run_job(
 ) -> Summary:
     """Embed the faces of any number of photos into a folder of Parquet tables, one shard after the other.
 
-    `sources`: see `fergeneral.sources.list_photos`. `resume`: go on with a job that was cut off; photos that have rows
-    are not read again. `progress(result, done, total)` is called for each photo that is read. Returns the totals of
-    the whole job. KeyboardInterrupt (Ctrl-C) comes through after the photos done so far are written.
-    Raises what `Job.open`, `write_shard` and `extract_shard` raise; finished shards stay.
+    `sources`: see `fergeneral.sources.list_photos`. `resume`: go on with a job that was cut off; photos that stand in
+    its tables, also as unreadable, are not read again. `progress(result, done, total)` is called for each photo that is
+    read. Returns the totals of the whole job. KeyboardInterrupt (Ctrl-C) comes through after the photos done so far are
+    written. Raises what `Job.open`, `write_shard` and `extract_shard` raise; finished shards stay.
     """
     listed = list(sources)
     size = extractor.config.embedding_size

@@ -92,6 +92,7 @@ class FaceTable:
         with self._stack:  # an error of the last rows, too, leaves no file behind
             if self._rows:
                 self._flush(self._rows)
+        self._rows = []  # this object and its methods hold each other, which the garbage collector may find late
 
     def add(self, path: str, faces: Sequence[Face]) -> None:
         """Add a photo's faces."""

@@ -6,6 +6,7 @@ crashes PHOTOS ROOT        a job for every place before and after a step in the 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -96,6 +97,7 @@ def content(output: Path) -> dict[str, bytes]:
 
 
 def _child(work: Callable[[], Any]) -> int:
+    gc.freeze()  # else each child's garbage collection copies the memory it looks at
     pid = os.fork()
     if pid:
         return pid
@@ -107,47 +109,45 @@ def _child(work: Callable[[], Any]) -> int:
         os._exit(1)
 
 
-def _ended_well(pid: int) -> bool:
-    """Wait for a child. False if it was killed or ended itself on purpose (exit status 9)."""
-    status = os.waitpid(pid, 0)[1]
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status) in (0, 9):
-        return os.WEXITSTATUS(status) == 0
-    assert os.WIFSIGNALED(status), "a run failed"
-    assert os.WTERMSIG(status) == signal.SIGKILL
-    return False
+def _ended_well(pid: int, moment: float = 600) -> bool:
+    """Wait for a child and kill it at a moment, in seconds from now. False if it was killed or ended itself (9)."""
+    start = time.perf_counter()
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        time.sleep(0.001)
+        if time.perf_counter() - start > moment:
+            os.kill(pid, signal.SIGKILL)
+            ended = os.waitpid(pid, 0)
+            break
+    code = os.waitstatus_to_exitcode(ended[1])
+    assert code in (0, 9, -signal.SIGKILL), "a run failed"
+    return code == 0
 
 
 def kills(model: Path, photos: Path, root: Path) -> dict[str, Any]:
     from fergeneral import ExpressionExtractor
     from fergeneral.hub import load_folder
 
-    os.fsync = lambda _: (
-        None
-    )  # a killed process loses nothing of what it wrote, synced or not: this saves half the time
     extractor = ExpressionExtractor(load_folder(model, "cpu"), CountedFaces())
     job(extractor, photos, root / "unkilled-first")  # what is done only once in a process takes longer than a job
-    lengths = []
-    for name in ("unkilled", "unkilled-again"):
-        start = time.perf_counter()
-        assert _ended_well(_child(lambda name=name: job(extractor, photos, root / name)))
-        lengths.append(time.perf_counter() - start)
     moments = random.Random(0)
+    seconds = 60.0  # that a whole run takes: the least seen
     shards_there: list[int] = []  # at each kill
-    for number in range(KILLED_JOBS):
-        output, killed = root / f"killed-{number}", 0
-        while True:
-            pid = _child(lambda output=output: job(extractor, photos, output, resume=True))
-            # Later runs get longer, so that also on a machine that has become slow one of them comes to its end.
-            time.sleep(moments.uniform(0, min(lengths)) * (1 + killed / 5))
-            os.kill(pid, signal.SIGKILL)
-            if not _ended_well(pid):
-                killed += 1
-                shards_there.append(len(list(output.glob("files/part-*.parquet"))))
-            elif killed:
-                break
-            else:  # it was done before: not a trial
-                output.rename(root / f"unkilled-{len(os.listdir(root))}")
-    return {"seconds": min(lengths), "shards_there": shards_there}
+    jobs = killed = 0
+    while jobs < KILLED_JOBS:
+        output = root / f"killed-{jobs}"
+        start = time.perf_counter()
+        pid = _child(lambda output=output: job(extractor, photos, output, resume=True))
+        # Later runs get longer, so that also on a machine that has become slow one of them comes to its end.
+        ended_well = _ended_well(pid, moments.uniform(0, seconds) * (1 + killed / 5))
+        if not ended_well:
+            killed += 1
+            shards_there.append(len(list(output.glob("files/part-*.parquet"))))
+        elif killed:
+            jobs, killed = jobs + 1, 0
+        else:  # it was done before the moment came: not a trial, but a measure
+            seconds = min(seconds, time.perf_counter() - start)
+            output.rename(root / f"unkilled-{len(os.listdir(root))}")
+    return {"seconds": seconds, "shards_there": shards_there}
 
 
 def _end_at(place: int) -> None:
@@ -194,5 +194,6 @@ def crashes(photos: Path, root: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    os.fsync = lambda _: None  # what a killed process wrote is not lost, synced or not: this saves half the time
     mode, *folders = sys.argv[1:]
     print(json.dumps({"kills": kills, "crashes": crashes}[mode](*map(Path, folders))))

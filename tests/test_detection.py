@@ -106,7 +106,8 @@ def test_the_other_networks_give_facenet_pytorchs_values(
     crops = torch.randint(0, 256, (5, 3, side, side), generator=torch.Generator().manual_seed(0)).float()
     with torch.no_grad():
         expected = getattr(untouched, name)((crops - 127.5) / 128)
-        for ours, theirs in zip(getattr(detector, f"_{name}")(crops), expected, strict=True):
+        network = {"rnet": detector._rnet, "onet": detector._last._network}[name]
+        for ours, theirs in zip(network(crops), expected, strict=True):
             assert ours.numpy() == pytest.approx(theirs.numpy(), abs=1e-4)
 
 

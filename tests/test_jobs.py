@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -10,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +22,15 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from job_runs import KILLED_JOBS, CountedFaces, PlainExtractor, content, draw_photos, job
 
-from fergeneral import DataError, ExpressionExtractor
+from fergeneral import DataError, ExpressionExtractor, Face
 from fergeneral.cli import main
+from fergeneral.encoder import Encoder, build_network
 from fergeneral.hub import load_folder
 from fergeneral.jobs import (
     FileResult,
@@ -204,7 +210,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path, random_folder: Pat
     kills = run_apart("kills", random_folder, photos, root)["shards_there"]
     assert len(kills) >= KILLED_JOBS
     assert len(set(kills)) > 4  # of 7, from none to all 6 shards: the kills fell all over the job
-    unkilled = content(root / "unkilled")
+    unkilled = content(root / "unkilled-first")
     totals = {"photos": 24, "faces": 28, "without_face": 8, "unreadable": 4}
     assert json.loads(unkilled["manifest.json"])["totals"] == totals
     killed = sorted(root.glob("killed-*"))
@@ -480,12 +486,31 @@ def test_any_values_in_a_manifest(changes: dict[str, Any], fuzzed: Path) -> None
 # ---- shards by themselves
 
 
-def results(*counts: int, prefix: str = "") -> list[FileResult]:
-    face = PlainExtractor()
-    from fergeneral.types import Face
+def face() -> Face:
+    return Face(np.zeros(4), np.zeros((5, 2)), 0.5, np.arange(8.0), "m")
 
-    row = Face(np.zeros(4), np.zeros((5, 2)), 0.5, np.arange(8.0), face.config.model_id)
-    return [FileResult(f"{prefix}{i}.png", (row,) * count, None) for i, count in enumerate(counts)]
+
+def results(*counts: int, prefix: str = "") -> list[FileResult]:
+    return [FileResult(f"{prefix}{i}.png", (face(),) * count, None) for i, count in enumerate(counts)]
+
+
+def test_a_shard_holds_no_more_faces_than_it_has_photos(out: Path) -> None:
+    alive: weakref.WeakSet[Face] = weakref.WeakSet()
+    most = 0
+
+    def many() -> Iterator[FileResult]:
+        nonlocal most
+        for i in range(100):
+            result = FileResult(f"{i}.png", tuple(face() for _ in range(7)), None)
+            for one in result.faces or ():
+                alive.add(one)
+            yield result
+            most = max(most, len(alive))
+
+    opened(out).close()
+    assert write_shard(out, 0, many(), 8, 20) == Summary(100, 700, 0, 0)
+    assert len(face_parts(out)) == 35
+    assert most < 20 + 7 + 7  # a part, the rest of its last photo, and the next photo
 
 
 def test_a_shard_written_again_takes_the_place_of_the_first(out: Path) -> None:
@@ -537,11 +562,6 @@ def test_a_damaged_shard_is_named_and_can_be_made_again(part: str, cut: bool, dr
 
 
 def test_the_hash_of_weights(small_extractor: ExpressionExtractor, random_folder: Path) -> None:
-    import dataclasses
-    import hashlib
-
-    from fergeneral.encoder import Encoder, build_network
-
     encoder = small_extractor.encoder
     assert weights_sha256(encoder) == hashlib.sha256((random_folder / "model.safetensors").read_bytes()).hexdigest()
     unsaved = dataclasses.replace(encoder.config, weights_sha256="")
@@ -549,7 +569,7 @@ def test_the_hash_of_weights(small_extractor: ExpressionExtractor, random_folder
     network.load_state_dict(encoder.state_dict())
     first = weights_sha256(Encoder(network, unsaved, "cpu"))
     assert first == weights_sha256(Encoder(network, unsaved, "cpu"))
-    with __import__("torch").no_grad():
+    with torch.no_grad():
         network.conv1.weight[0, 0, 0, 0] += 1e-3
     assert weights_sha256(Encoder(network, unsaved, "cpu")) != first
 
