@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fergeneral import __version__
-from fergeneral.encoder import Encoder, EncoderConfig, build_network
 from fergeneral.errors import DataError, MissingExtraError, ModelError
 from fergeneral.extractor import ExpressionExtractor
 from fergeneral.jobs import (
@@ -43,7 +42,6 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from datasets import Dataset
 
 MAX_ATTEMPTS = 4  # at one shard: a photo that kills its worker would else kill one after the other, without end
@@ -52,15 +50,14 @@ _ATTEMPTS = ".attempts-{}"
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What every worker has to know. `run`: see `Job.run`. `state`: the encoder's weights by name. `folder`: where
-    relative paths begin.
-    """
+    """What every worker has to know. `run`: see `Job.run`. `folder`: where relative paths begin."""
 
     output: str
     run: str
     folder: str
-    state: dict[str, torch.Tensor]
-    config: EncoderConfig
+    model: str | Path | None
+    revision: str | None
+    weights_sha256: str
     detector: str | None
     device: str
     batch_size: int
@@ -88,9 +85,8 @@ def extract_dataset(
 
     `paths_or_dataset`: what `fergeneral.sources.list_photos` takes, or what it gives (for its options). `output`: a
     folder that all machines share, as the photos are; `resume`: go on with a job in it that was cut off, whether that
-    was made here or by `run_job`. `model`, `revision`: as for `ExpressionExtractor.from_pretrained`; the weights are
-    loaded here and sent to the workers, which need neither the folder nor the Hub. `detector`: "mtcnn" (None) or
-    "yunet".
+    was made here or by `run_job`. `model`, `revision`: as for `ExpressionExtractor.from_pretrained`; every worker loads
+    the weights for itself, so a folder of them must be shared, too. `detector`: "mtcnn" (None) or "yunet".
     `shard_rows`: photos in a shard, the unit of work: a job has work for as many workers as it has shards.
     `num_workers`: by default as many as the cluster has room for now. `num_cpus`, `num_gpus`: for each of them; with
     `num_gpus` they run on CUDA, else on the CPU; several can share a GPU (`num_gpus=0.5`).
@@ -108,16 +104,20 @@ def extract_dataset(
         workers = num_workers or _room(num_cpus, num_gpus)
         with _open(extractor, output, shard_rows, resume) as job:
             device = "cuda" if num_gpus else "cpu"
-            state, place = extractor.encoder.state_dict(), os.path.abspath(output)
-            plan = _Plan(place, job.run, os.getcwd(), state, extractor.config, detector, device, batch_size, shard_rows)
+            place, folder, weights = os.path.abspath(output), os.getcwd(), weights_sha256(extractor.encoder)
+            plan = _Plan(place, job.run, folder, model, revision, weights, detector, device, batch_size, shard_rows)
             shards = list(job.shards(listed))
-            total = len(listed)
-            done = total - sum(len(sources) for _, sources in shards)
+            job.reserve(len(shards))
+            pending, total = sum(len(sources) for _, sources in shards), len(listed)
+            done, wanted = total - pending, job.done + pending
             for summary in _run(plan, shards, workers, num_cpus, num_gpus):
                 done += summary.photos
                 if progress is not None:
                     progress(summary, done, total)
-            return job.finish()
+            totals = job.finish()
+    if totals.photos != wanted:
+        raise DataError(f"{output} holds rows of {totals.photos} photos, not of {wanted}: go on by --resume")
+    return totals
 
 
 def _listed(given: Any) -> list[Source]:
@@ -233,11 +233,11 @@ class _Worker:
     def _make(self, number: int, sources: list[Source]) -> Summary:
         plan = self._plan
         check_run(plan.output, plan.run)
-        if self._extractor is None:
-            self._extractor = _load(plan)
         with _attempt(Path(plan.output, _ATTEMPTS.format(number)), sources):
+            if self._extractor is None:
+                self._extractor = _load(plan)
             results = extract_shard(self._extractor, sources, batch_size=plan.batch_size)
-            size = plan.config.embedding_size
+            size = self._extractor.config.embedding_size
             return write_shard(plan.output, number, _fenced(results, plan), size, plan.shard_rows)
 
 
@@ -246,9 +246,16 @@ def _load(plan: _Plan) -> ExpressionExtractor:
         raise DataError(f"fergeneral is {__version__} there, {plan.version} where the job was begun: install the same")
     with suppress(OSError):  # a machine that has no such folder may do without, if no path is relative
         os.chdir(plan.folder)
-    network = build_network(plan.config.architecture)
-    network.load_state_dict(plan.state)
-    return ExpressionExtractor(Encoder(network, plan.config, plan.device), plan.detector)
+    extractor = ExpressionExtractor.from_pretrained(
+        plan.model, revision=plan.revision, device=plan.device, detector=plan.detector
+    )
+    weights = weights_sha256(extractor.encoder)
+    if weights != plan.weights_sha256:
+        raise ModelError(
+            f"the weights of {plan.model or 'the package'} have the SHA-256 {weights} there, {plan.weights_sha256} "
+            f"where the job was begun"
+        )
+    return extractor
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def test_the_shard_of_a_killed_worker_is_made_again(
     assert len(killed) == 1
     assert found == expected
     assert_same_rows(tmp_path / "one", tmp_path / "out")
-    assert sorted(os.listdir(tmp_path / "out")) == [".lock", "faces", "files", "manifest.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == [".lock", ".reserved", "faces", "files", "manifest.json"]
     manifests = [(tmp_path / name / "manifest.json").read_text() for name in ("one", "out")]
     assert manifests[0] == manifests[1]
 
@@ -156,17 +156,22 @@ def test_a_killed_driver_and_resume(
         [sys.executable, "-m", "fergeneral.cli", *on_ray], cwd=ROOT, stderr=subprocess.DEVNULL
     ) as driver:
         worker = wait_for(trap.caught)
-        finished = wait_for(lambda: list((tmp_path / "out" / "files").glob("part*")))
+        wait_for(lambda: list((tmp_path / "out" / "files").glob("part*")))
         driver.kill()
     wait_for(lambda: not Path(f"/proc/{worker}").exists())  # Ray ends the workers of a driver that is gone
     trap.remove()
-    before = {path: path.stat().st_mtime_ns for path in finished}
+    parts = tmp_path / "out" / "files"
+    before = {path: path.stat().st_mtime_ns for path in parts.iterdir()}
     assert main(on_ray) == 1
     assert "--resume" in capsys.readouterr().err
     assert main([*on_ray, "--resume"]) == 1
     assert "13 faces in 14 photos, 2 unreadable" in capsys.readouterr().err
     assert_same_rows(tmp_path / "one", tmp_path / "out")
-    assert {path: path.stat().st_mtime_ns for path in finished} == before  # not made again
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # not made again
+    made = sorted(int(path.stem[5:]) for path in parts.iterdir() if path not in before)
+    assert made == list(
+        range(6, 6 + len(made))
+    )  # no number of the first run's six shards, which might still be written
 
 
 def test_what_is_no_fault_of_a_photo_ends_the_job(
@@ -187,16 +192,9 @@ def test_what_is_no_fault_of_a_photo_ends_the_job(
 def plan(cluster: str, random_folder: Path, tmp_path: Path) -> Iterator[module._Plan]:
     extractor = ExpressionExtractor.from_pretrained(random_folder, device="cpu")
     with module._open(extractor, tmp_path / "out", 10, False) as job:
+        weights = extractor.config.weights_sha256
         yield module._Plan(
-            str(tmp_path / "out"),
-            job.run,
-            os.getcwd(),
-            extractor.encoder.state_dict(),
-            extractor.config,
-            None,
-            "cpu",
-            32,
-            10,
+            str(tmp_path / "out"), job.run, os.getcwd(), random_folder, None, weights, None, "cpu", 32, 10
         )
 
 
@@ -243,10 +241,14 @@ def test_a_worker_without_its_driver_writes_nothing_more(
 def test_machines_of_one_mind(plan: module._Plan, folder: Path) -> None:
     other = dataclasses.replace(plan, version="0.0.1")
     assert "0.0.1 where the job was begun" in make(other, 0, list_photos(folder))["error"]
-    cuda = dataclasses.replace(plan, device="cuda:99")
-    row = make(cuda, 0, list_photos(folder))
-    assert row["kind"] == "ModelError"
-    assert "not available here" in row["error"]
+    for change, message in (
+        ({"device": "cuda:99"}, "not available here"),
+        ({"model": "no-such-model"}, "neither a folder"),
+        ({"weights_sha256": "0" * 64}, f"SHA-256 {plan.weights_sha256} there, {'0' * 64} where the job was begun"),
+    ):
+        row = make(dataclasses.replace(plan, **change), 0, list_photos(folder))
+        assert row["kind"] == "ModelError"
+        assert message in row["error"]
 
 
 @pytest.mark.parametrize(
