@@ -152,12 +152,13 @@ def test_a_killed_driver_and_resume(
     assert main([*arguments, "-o", str(tmp_path / "one"), "--device", "cpu"]) == 1  # some are unreadable
 
     trap = Trap(folder / "4.png")
-    with subprocess.Popen(
-        [sys.executable, "-m", "fergeneral.cli", *on_ray], cwd=ROOT, stderr=subprocess.DEVNULL
-    ) as driver:
-        worker = wait_for(trap.caught)
-        wait_for(lambda: list((tmp_path / "out" / "files").glob("part*")))
-        driver.kill()
+    command = [sys.executable, "-m", "fergeneral.cli", *on_ray]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as driver:
+        try:
+            worker = wait_for(trap.caught)
+            wait_for(lambda: list((tmp_path / "out" / "files").glob("part*")))
+        finally:
+            driver.kill()
     wait_for(lambda: not Path(f"/proc/{worker}").exists())  # Ray ends the workers of a driver that is gone
     trap.remove()
     parts = tmp_path / "out" / "files"

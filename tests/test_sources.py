@@ -20,7 +20,9 @@ import pytest
 from PIL import Image
 
 from fergeneral import DataError, ImageError, load_image
+from fergeneral.cli import main
 from fergeneral.sources import Source, list_photos
+from fergeneral.storage import read_table
 from fergeneral.threads import map_ahead
 
 
@@ -273,3 +275,16 @@ def test_sources_travel(tmp_path: Path) -> None:
     assert [shade(source) for source in copies] == [0, 1, 2]
     for source in copies:
         source.check()
+
+
+def test_archives_and_tables_on_the_command_line(tmp_path: Path, random_folder: Path, photos: Path) -> None:
+    with Image.open(photos / "astronaut.png") as image:
+        buffer = io.BytesIO()
+        image.convert("RGB").resize((200, 200)).save(buffer, "PNG")
+    face = buffer.getvalue()
+    tar = write_tar(tmp_path / "t.tar", {"a.png": face, "b.png": b"", "c.txt": b"text"})
+    table = write_parquet(tmp_path / "p.parquet", [png(0), face], name="photo")
+    arguments = ["extract", str(tar), str(table), "--column", "photo", "--model", str(random_folder), "--device", "cpu"]
+    assert main([*arguments, "-o", str(tmp_path / "o.npz"), "--draw", str(tmp_path / "drawn")]) == 1  # b.png is empty
+    assert read_table(tmp_path / "o.npz")["path"].tolist() == [f"{tar}/a.png", f"{table}#1"]
+    assert sorted(os.listdir(tmp_path / "drawn")) == ["a.png", "p_0.png", "p_1.png"]
