@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from fergeneral.extractor import ExpressionExtractor
-    from fergeneral.jobs import FileResult
+    from fergeneral.jobs import FileResult, Summary
     from fergeneral.sources import Source
     from fergeneral.types import Face
 
@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     extract = commands.add_parser("extract", help="embed every face in photos", description=_extract.__doc__)
-    extract.add_argument("paths", nargs="+", metavar="PATH", help="photos, or folders of photos")
+    extract.add_argument(
+        "paths", nargs="+", metavar="PATH", help="photos, folders of photos, .tar archives, or .parquet files of images"
+    )
     extract.add_argument(
         "-o",
         "--output",
@@ -72,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_detector_option(extract)
     extract.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="photos at once (default 32)")
+    extract.add_argument("--column", metavar="NAME", help="of images in .parquet files (default: image, jpg, ...)")
     _add_model_options(extract)
+    _add_engine_options(extract)
     extract.set_defaults(run=_extract)
 
     video = commands.add_parser("video", help="embed and follow every face in videos", description=_video.__doc__)
@@ -132,6 +136,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("on many machines, into a folder that they share (needs fergeneral[ray])")
+    group.add_argument("--engine", choices=("local", "ray"), default="local", help="who does the work (default: local)")
+    group.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster, or auto (default: one just for this)")
+    group.add_argument("--num-workers", type=_positive, metavar="N", help="default: as many as there is room for")
+    group.add_argument("--num-cpus", type=_positive, metavar="N", help="for each worker (default 1)")
+    group.add_argument("--num-gpus", type=float, metavar="N", help="for each worker, also 0.5 (default 0: on the CPU)")
+
+
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     parser.add_argument("--revision", help="commit, tag or branch of a Hub repository")
@@ -171,8 +184,8 @@ def _extract(options: argparse.Namespace) -> int:
     embeddings is printed. A photo that cannot be read is reported and skipped; the exit status is then 1."""
     if _is_folder(options.output):
         return _extract_job(options)
-    if options.resume or options.shard_rows:
-        raise DataError("--resume and --shard-rows want a folder to write to: -o NAME/")
+    if options.resume or options.shard_rows or options.engine == "ray":
+        raise DataError("--resume, --shard-rows and --engine ray want a folder to write to: -o NAME/")
     from tqdm import tqdm
 
     photos = _list(options)
@@ -252,9 +265,12 @@ def _is_folder(output: str | None) -> bool:
 def _list(options: argparse.Namespace) -> list[Source]:
     from fergeneral.sources import list_photos
 
-    photos = list_photos(options.paths, recursive=options.recursive)
+    photos = list_photos(options.paths, recursive=options.recursive, column=options.column)
     if not photos:
-        raise DataError(f"no photos in {', '.join(options.paths)}; --recursive also looks into folders inside")
+        raise DataError(
+            f"no photos in {', '.join(options.paths)}; --recursive also looks into folders inside; .tar and .parquet "
+            f"files are named one by one (FOLDER/*.tar)"
+        )
     return photos
 
 
@@ -264,10 +280,15 @@ def _extract_job(options: argparse.Namespace) -> int:
 
     from fergeneral.jobs import SHARD_ROWS, check_output, run_job
 
+    given = [name for name in ("address", "num_workers", "num_cpus", "num_gpus") if getattr(options, name) is not None]
+    if given and options.engine != "ray":
+        raise DataError(f"--{given[0].replace('_', '-')} is for --engine ray")
     if options.draw or options.save_crops:
         raise DataError("--draw and --save-crops do not go with a folder of tables (-o): run them by themselves")
     check_output(options.output, resume=options.resume)
     photos = _list(options)
+    if options.engine == "ray":
+        return _extract_on_ray(options, photos)
     extractor = _load(options, options.detector)
     with tqdm(desc="extract", total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
 
@@ -288,8 +309,47 @@ def _extract_job(options: argparse.Namespace) -> int:
             )
         except KeyboardInterrupt:
             bar.close()
-            print(f"interrupted; what is done is kept in {options.output}: go on by --resume", file=sys.stderr)
-            return 130
+            return _interrupted(options)
+    return _finished(totals)
+
+
+def _extract_on_ray(options: argparse.Namespace, photos: list[Source]) -> int:
+    from tqdm import tqdm
+
+    from fergeneral.distributed import extract_dataset
+    from fergeneral.jobs import SHARD_ROWS
+
+    if options.device:
+        raise DataError("--device does not go with --engine ray: workers run on the CPU, or on CUDA with --num-gpus")
+    with tqdm(desc="extract", total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
+        try:
+            totals = extract_dataset(
+                photos,
+                options.output,
+                model=options.model,
+                revision=options.revision,
+                detector=options.detector,
+                shard_rows=options.shard_rows or SHARD_ROWS,
+                resume=options.resume,
+                batch_size=options.batch_size,
+                num_workers=options.num_workers,
+                num_cpus=options.num_cpus or 1,
+                num_gpus=options.num_gpus or 0,
+                address=options.address,
+                progress=lambda _, done, __: bar.update(done - bar.n),
+            )
+        except KeyboardInterrupt:
+            bar.close()
+            return _interrupted(options)
+    return _finished(totals)
+
+
+def _interrupted(options: argparse.Namespace) -> int:
+    print(f"interrupted; what is done is kept in {options.output}: go on by --resume", file=sys.stderr)
+    return 130
+
+
+def _finished(totals: Summary) -> int:
     print(_outcome(totals.faces, totals.photos - totals.unreadable, totals.unreadable), file=sys.stderr)
     return 1 if totals.unreadable else 0
 
@@ -318,13 +378,13 @@ def _folder(text: str | None) -> Path | None:
 def _unique_names(photos: Sequence[Source]) -> list[str]:
     """A file name without suffix for each photo; photos of the same name get a number."""
     used: set[str] = set()
+    last: dict[str, int] = {}  # number of each name, so that thousands of the same do not take for ever
     names = []
     for photo in photos:
-        stem = Path(photo.path).stem
-        name, n = stem, 1
+        name = stem = Path(photo.path.replace(".parquet#", "_")).stem
         while name.lower() in used:
-            n += 1
-            name = f"{stem}-{n}"
+            last[stem] = last.get(stem, 1) + 1
+            name = f"{stem}-{last[stem]}"
         used.add(name.lower())
         names.append(name)
     return names

@@ -21,6 +21,7 @@ import json
 import os
 import re
 import reprlib
+import secrets
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,9 +42,10 @@ FORMAT_VERSION = 1
 SHARD_ROWS = 10_000  # photos: some minutes of work, 20 MB for one face in each
 MANIFEST_FILE = "manifest.json"
 _LOCK_FILE = ".lock"
+_RESERVED_FILE = ".reserved"  # the first number of a shard that no run has reserved
 _FOLDERS = ("faces", "files")
 _PART = re.compile(r"part-(\d{6,})(-[1-9]\d*)?\.parquet")
-_LEFTOVER = re.compile(r"\.[0-9a-f]{8}\.(part-.*\.parquet|manifest\.json)")  # of storage.whole_file
+_LEFTOVER = re.compile(r"\.[0-9a-f]{8}\.(part-.*\.parquet|manifest\.json|\.reserved)")  # of storage.whole_file
 _FIELD_KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("model_id", "weights_sha256", "fergeneral_version"), str),
     "embedding_size": int,
@@ -233,6 +235,13 @@ class Job:
         for number, paths, _ in _shards(self.output):
             self._done.update(paths)
             self.next_shard = number + 1
+        with contextlib.suppress(OSError, ValueError):  # it is not there, as a rule
+            self.next_shard = max(self.next_shard, int((self.output / _RESERVED_FILE).read_text()))
+
+    @property
+    def run(self) -> str:
+        """What tells this run from all others, for `check_run`."""
+        return (self.output / _LOCK_FILE).read_text(encoding="utf-8")
 
     @property
     def done(self) -> int:
@@ -255,6 +264,14 @@ class Job:
             if not chunk:
                 return
             yield number, chunk
+
+    def reserve(self, count: int) -> None:
+        """Keep the numbers of the next `count` shards from later runs: for shards that other processes write.
+
+        They may outlive this one; what they then write or remove under a number of theirs must be nobody else's.
+        """
+        with _writing(self.output), whole_file(self.output / _RESERVED_FILE, durable=True) as path:
+            path.write_text(f"{self.next_shard + count}\n", encoding="utf-8")
 
     def finish(self) -> Summary:
         """Check that all shards are whole, write the totals into the manifest, and close."""
@@ -323,12 +340,27 @@ def _lock(folder: Path) -> IO[str]:
             except OSError:  # no locks here
                 pass
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, run {secrets.token_hex(8)}\n")
         file.flush()
     except BaseException:
         file.close()
         raise
     return file
+
+
+def check_run(output: str | Path, run: str) -> None:
+    """Raise DataError if the job in `output` is not, or no longer, in the hands of `run`, a `Job.run`.
+
+    For processes that write shards for another one: they may outlive it, and a new run may not see what they add.
+    """
+    try:
+        now = (Path(output) / _LOCK_FILE).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"{output} is not seen from {socket.gethostname()} ({error.strerror}): all machines must share that folder"
+        ) from error
+    if now != run:
+        raise DataError(f"another run has taken over {output}: {now.strip()}")
 
 
 @contextlib.contextmanager

@@ -105,6 +105,7 @@ def test_help_loads_nothing_heavy() -> None:
         ("tensorboard", "train", "train"),
         ("onnxruntime", "export", "onnx"),
         ("av", "video", "video"),
+        ("ray", "distributed", "ray"),
     ],
 )
 def test_a_missing_extra_says_what_to_type(package: str, module: str, extra: str) -> None:
