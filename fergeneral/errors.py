@@ -18,7 +18,7 @@ class DataError(FergeneralError, ValueError):
 
 
 class TrainingError(FergeneralError):
-    """A training run cannot go on: it collapsed, its checkpoint is damaged or another run's, a process or disk failed."""
+    """A training run cannot go on: collapsed, checkpoint damaged or another run's, process lost, disk full."""
 
 
 class MissingExtraError(FergeneralError, ImportError):
