@@ -18,7 +18,7 @@ class DataError(FergeneralError, ValueError):
 
 
 class TrainingError(FergeneralError):
-    """A training run cannot go on: collapsed, checkpoint damaged or another run's, process lost, disk full."""
+    """A training run cannot go on: it collapsed, its checkpoint is damaged or another's, a process or disk failed."""
 
 
 class MissingExtraError(FergeneralError, ImportError):
