@@ -15,10 +15,13 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fergeneral.alignment import TEMPLATE, resize_crop
 from fergeneral.errors import ImageError, ModelError
+from fergeneral.forking import native_call
 from fergeneral.images import load_image
 from fergeneral.threads import core_limit
 
@@ -228,6 +231,7 @@ class _PackedConvolution(torch.nn.Module):
         return torch.ops.mkldnn._convolution_pointwise(x, self._weight, self._bias, *self._geometry, "none", [], "")
 
 
+@native_call()
 def _packed(module: CropNetwork, size: int) -> CropNetwork:
     """The same with packed convolutions: half the time for one crop, a tenth less for 32. Where this torch cannot do
     it, or gets another result, `module` as it is.
@@ -261,6 +265,11 @@ class Encoder:
         self._module: Callable[[torch.Tensor], torch.Tensor] = module  # (N, S, S, 3) uint8 -> (N, D)
         self._accelerator = threading.Lock()  # one batch at a time on a GPU, so that threads do not add up its memory
 
+    def __reduce__(self) -> tuple[Callable[[bytes, EncoderConfig, str], Encoder], tuple[bytes, EncoderConfig, str]]:
+        """A copy, or another process, gets the weights as bytes, from which it makes its own network."""
+        weights = {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
+        return _unpickled, (save_tensors(weights), self.config, str(self.device))
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The weights by name, float32, as they were before anything was folded."""
         return dict(self._state)
@@ -271,7 +280,8 @@ class Encoder:
         """Embed images that already are face crops.
 
         `crops`: a uint8 array (N, H, W, 3) or a sequence of anything `load_image` takes; other sizes than
-        `config.crop_size` are resized. `batch_size`: how many go through the network at once.
+        `config.crop_size` are resized, other shapes than squares stretched, down to a single pixel: whether there is
+        a face in it is not asked. `batch_size`: how many go through the network at once.
         `show_progress`: a progress bar on stderr; None shows one for more than one batch on a terminal.
         `normalize`: scale each embedding to unit length. Returns (N, D) float32; (0, D) for no crops.
         """
@@ -313,7 +323,7 @@ class Encoder:
 
     def _forward(self, crops: np.ndarray) -> np.ndarray:
         """(N, S, S, 3) uint8 -> (N, D) float32."""
-        with torch.inference_mode():
+        with native_call(), torch.inference_mode():
             pixels = torch.from_numpy(crops)
             if self.device.type == "cpu":
                 return torch.cat([self._module(part) for part in pixels.split(_CPU_BATCH)]).numpy()
@@ -321,6 +331,13 @@ class Encoder:
                 pixels = pixels.pin_memory()
             with self._accelerator:
                 return self._module(pixels.to(self.device, non_blocking=True)).float().cpu().numpy()
+
+
+def _unpickled(weights: bytes, config: EncoderConfig, device: str) -> Encoder:
+    with torch.device("meta"):
+        network = build_network(config.architecture)
+    network.load_state_dict(load_tensors(weights), strict=True, assign=True)
+    return Encoder(network, config, device)
 
 
 def _shape_of(value: Any) -> str:

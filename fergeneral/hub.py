@@ -49,9 +49,9 @@ def save_folder(folder: str | Path, state: dict[str, torch.Tensor], config: Enco
     }
     data = save_tensors(tensors)
     written = dataclasses.replace(config, weights_sha256=hashlib.sha256(data).hexdigest())
-    with whole_file(target / WEIGHTS_FILE) as path:
+    with whole_file(target / WEIGHTS_FILE, durable=True) as path:
         path.write_bytes(data)
-    with whole_file(target / CONFIG_FILE) as path:
+    with whole_file(target / CONFIG_FILE, durable=True) as path:
         path.write_text(written.to_json(), encoding="utf-8")
     return written
 

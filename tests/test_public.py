@@ -30,9 +30,12 @@ def test_public_names() -> None:
         "ImageError",
         "MissingExtraError",
         "ModelError",
+        "TrackedFace",
         "TrainingError",
+        "VideoFrame",
         "align_face",
         "extract",
+        "extract_video",
         "list_models",
         "load_image",
     ]
@@ -48,9 +51,11 @@ def test_fixed_signatures() -> None:
     extractor = fergeneral.ExpressionExtractor
     parameters = {
         fergeneral.extract: ["image"],
+        fergeneral.extract_video: ["path", "fps", "on_error"],
         extractor.from_pretrained: ["name_or_path", "revision", "device", "detector", "local_files_only"],
         extractor.extract: ["self", "image"],
         extractor.extract_many: ["self", "images", "batch_size", "on_error"],
+        extractor.extract_video: ["self", "path", "fps", "batch_size", "on_error"],
         extractor.encode: ["self", "crops", "batch_size", "show_progress", "normalize"],
         extractor.save_pretrained: ["self", "folder", "report", "training", "notes"],
         extractor.push_to_hub: ["self", "repo", "report", "training", "notes"],
@@ -99,6 +104,8 @@ def test_help_loads_nothing_heavy() -> None:
         ("matplotlib", "evaluate.figures", "eval"),
         ("tensorboard", "train", "train"),
         ("onnxruntime", "export", "onnx"),
+        ("av", "video", "video"),
+        ("ray", "distributed", "ray"),
     ],
 )
 def test_a_missing_extra_says_what_to_type(package: str, module: str, extra: str) -> None:
