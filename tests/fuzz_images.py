@@ -73,7 +73,7 @@ def guided(folder: Path, seconds: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for data in seeds():
         (folder / hashlib.sha1(data).hexdigest()).write_bytes(data)
-    options = ["-timeout=60", "-rss_limit_mb=3000", "-max_len=20000", f"-max_total_time={seconds}"]
+    options = ["-timeout=600", "-rss_limit_mb=3000", "-max_len=20000", f"-max_total_time={seconds}"]
     atheris.Setup([sys.argv[0], *options, str(folder)], lambda data: read(data) and None)
     atheris.Fuzz()
 
