@@ -239,11 +239,14 @@ def test_ctrl_c_ends_at_once_and_keeps_what_is_done(
     arguments += ["--device", "cpu", "--shard-rows", "10"]
     command = [sys.executable, "-m", "fergeneral.cli", *arguments]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    while not (out / "files" / "part-000001.parquet").exists():
-        assert running.poll() is None
-        time.sleep(0.01)
-    running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=60)
+    try:
+        while not (out / "files" / "part-000001.parquet").exists():
+            assert running.poll() is None
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 130
     assert err.splitlines()[-1] == f"interrupted; what is done is kept in {out}/: go on by --resume"
     assert "Traceback" not in err
