@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fergeneral import __version__
 from fergeneral.errors import DataError, FergeneralError, ImageError
+from fergeneral.types import TrackedFace
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from fergeneral.jobs import FileResult, Summary
     from fergeneral.sources import Source
     from fergeneral.types import Face
+
+_VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
+_VIDEO_SUFFIXES |= {".wmv", ".flv", ".ogv", ".mxf"}
 
 _MODEL_HELP = "packaged name, folder or Hub repository (default: packaged)"
 
@@ -68,14 +72,22 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument(
         "--draw", metavar="DIR", help="save every photo there with boxes, landmarks and scores, as PNG"
     )
-    extract.add_argument(
-        "--detector", choices=("mtcnn", "yunet"), default="mtcnn", help="yunet is faster and needs fergeneral[yunet]"
-    )
+    _add_detector_option(extract)
     extract.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="photos at once (default 32)")
     extract.add_argument("--column", metavar="NAME", help="of images in .parquet files (default: image, jpg, ...)")
     _add_model_options(extract)
     _add_engine_options(extract)
     extract.set_defaults(run=_extract)
+
+    video = commands.add_parser("video", help="embed and follow every face in videos", description=_video.__doc__)
+    video.add_argument("paths", nargs="+", metavar="PATH", help="video files, or folders of them")
+    video.add_argument("-o", "--output", metavar="FILE", help="table to write: .parquet, .csv or .npz")
+    video.add_argument("--fps", type=_rate, metavar="N", help="about N frames of each second (default: every frame)")
+    video.add_argument("--recursive", action="store_true", help="also look into folders inside folders")
+    _add_detector_option(video)
+    video.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="frames at once (default 32)")
+    _add_model_options(video)
+    video.set_defaults(run=_video)
 
     probe = commands.add_parser("probe", help="judge embeddings by a linear probe", description=_probe.__doc__)
     probe.add_argument("--train", required=True, metavar="DIR", help="data set to fit on (its train split)")
@@ -139,6 +151,19 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
 
 
+def _add_detector_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--detector", choices=("mtcnn", "yunet"), default="mtcnn", help="yunet is faster and needs fergeneral[yunet]"
+    )
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -200,6 +225,42 @@ def _extract(options: argparse.Namespace) -> int:
 
 def _outcome(faces: int, good: int, unreadable: int) -> str:
     return f"{_count(faces, 'face')} in {_count(good, 'photo')}, {unreadable} unreadable"
+
+
+def _video(options: argparse.Namespace) -> int:
+    """Find, follow and embed every face in the frames of videos: one row a face and frame, with its time in seconds and
+    its track, a number that one person keeps within a video. Without -o, a table without the embeddings is printed.
+    A frame that is damaged, and a video that cannot be read, is reported and skipped; the exit status is then 1."""
+    from tqdm import tqdm
+
+    videos = list(_videos(options.paths, options.recursive))
+    if not videos:
+        raise DataError(f"no videos in {', '.join(options.paths)}; --recursive also looks into folders inside")
+    extractor = _load(options, options.detector)
+    frames = faces = damaged = unreadable = 0
+
+    def report(_: float, error: ImageError) -> None:
+        nonlocal damaged
+        damaged += 1
+        tqdm.write(f"skipped: {error}", file=sys.stderr)
+
+    with _table(options.output, extractor.config.embedding_size, video=True) as table:
+        for video in videos:
+            found = extractor.extract_video(video, fps=options.fps, batch_size=options.batch_size, on_error=report)
+            try:
+                for frame in tqdm(found, video.name, unit="frame", file=sys.stderr, disable=None):
+                    frames += 1
+                    faces += len(frame.faces)
+                    table.add(str(video), frame.faces)
+            except ImageError as error:
+                unreadable += 1
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
+    print(
+        f"{_count(faces, 'face')} in {_count(frames, 'frame')} of {_count(len(videos) - unreadable, 'video')}, "
+        f"{_count(damaged, 'damaged frame')}, {unreadable} unreadable",
+        file=sys.stderr,
+    )
+    return 1 if damaged or unreadable else 0
 
 
 def _count(number: int, thing: str) -> str:
@@ -300,6 +361,17 @@ def _finished(totals: Summary) -> int:
     return 1 if totals.unreadable else 0
 
 
+def _videos(paths: Sequence[str], recursive: bool) -> Iterator[Path]:
+    """Files as given, and the videos in folders by suffix, in the order of their names."""
+    for text in paths:
+        path = Path(text)
+        if path.is_dir():
+            inside = sorted(path.rglob("*") if recursive else path.glob("*"))
+            yield from (file for file in inside if file.suffix.lower() in _VIDEO_SUFFIXES and file.is_file())
+        else:
+            yield path
+
+
 def _folder(text: str | None) -> Path | None:
     if text is None:
         return None
@@ -328,25 +400,29 @@ def _unique_names(photos: Sequence[Source]) -> list[str]:
 class _PrintedTable:
     """The table for people: a line a face, on stdout."""
 
-    def __init__(self) -> None:
+    def __init__(self, video: bool) -> None:
+        self._video = video
         self._started = False
 
     def add(self, path: str, faces: Sequence[Face]) -> None:
         if not self._started:
-            print(f"{'face':>4} {'score':>6} {'left':>7} {'top':>7} {'right':>7} {'bottom':>7}  photo")
+            first = f"{'time':>9} {'track':>5}" if self._video else f"{'face':>4}"
+            thing = "video" if self._video else "photo"
+            print(f"{first} {'score':>6} {'left':>7} {'top':>7} {'right':>7} {'bottom':>7}  {thing}")
             self._started = True
         for number, face in enumerate(faces):
-            print(f"{number:>4} {face.score:>6.3f} " + " ".join(f"{v:>7.1f}" for v in face.box.tolist()) + f"  {path}")
-        if not faces:
+            first = f"{face.time:>9.3f} {face.track:>5}" if isinstance(face, TrackedFace) else f"{number:>4}"
+            print(f"{first} {face.score:>6.3f} " + " ".join(f"{v:>7.1f}" for v in face.box.tolist()) + f"  {path}")
+        if not faces and not self._video:
             print(f"{'-':>4} {'-':>6} {'-':>7} {'-':>7} {'-':>7} {'-':>7}  {path}")
 
 
-def _table(output: str | None, embedding_size: int) -> Any:
+def _table(output: str | None, embedding_size: int, video: bool = False) -> Any:
     if output is None:
-        return nullcontext(_PrintedTable())
+        return nullcontext(_PrintedTable(video))
     from fergeneral.storage import FaceTable
 
-    return FaceTable(output, embedding_size)
+    return FaceTable(output, embedding_size, video)
 
 
 def _save_pictures(

@@ -18,7 +18,9 @@ facenet-pytorch's own detector. benchmarks/detection.py measures both.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 from torchvision.ops import nms
 
+from fergeneral.forking import native_call
 from fergeneral.types import Detection
 
 # The smallest face looked for: 40 pixels (facenet-pytorch's default, 20, takes about twice the time and adds false
@@ -63,6 +66,13 @@ class MTCNNDetector:
         self._rnet = _prepared(RNet(), self._device)
         self._last = LandmarkNetwork(self._device)
 
+    def __reduce__(self) -> tuple[Callable[[], MTCNNDetector], tuple[()]]:
+        """A copy, or another process, makes its own. multiprocessing would move tensors into shared memory, from under
+        the threads that use them.
+        """
+        return functools.partial(type(self), min_face_size=self.min_face_size, device=self._device), ()
+
+    @native_call()
     @torch.inference_mode()
     def detect(self, image: Image.Image) -> list[Detection]:
         """All faces in an upright PIL image of mode RGB, largest first. Boxes are clipped to the image."""
@@ -130,6 +140,10 @@ class LandmarkNetwork:
     def __init__(self, device: torch.device = _CPU) -> None:
         self._device = device
         self._network = _prepared(ONet(), device)
+
+    def __reduce__(self) -> tuple[type[LandmarkNetwork], tuple[torch.device]]:
+        """As MTCNNDetector's."""
+        return type(self), (self._device,)
 
     def __call__(self, halves: _Halves, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Of squares (N, 4) in a chain of halved images: the M that lie in the image at all, what moves their corners

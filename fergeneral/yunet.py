@@ -17,13 +17,16 @@ import numpy as np
 from PIL import Image
 
 from fergeneral.errors import MissingExtraError, ModelError
+from fergeneral.forking import fork_safe_lock, native_call
 from fergeneral.mtcnn import LandmarkNetwork, smallest_face
+from fergeneral.storage import read_weights
 from fergeneral.types import Detection
 
 REPOSITORY = "opencv/face_detection_yunet"
 MODEL_FILE = "face_detection_yunet_2023mar.onnx"
 # The file's bytes are what is pinned, whatever commit they come from.
 MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+_MOST_BYTES = 2**20  # it has 232,589
 
 SCORE_THRESHOLD = 0.7  # of YuNet or of O-Net: one of the two must be so sure of a face
 FACE_SIZE = 20  # pixels; an image is shrunk until the smallest face looked for is this large
@@ -35,6 +38,8 @@ _SHORTEST_SIDE = 64
 _NMS_THRESHOLD = 0.3  # OpenCV's default
 _ERRORS_ONLY = 2  # OpenCV's LOG_LEVEL_ERROR
 _TOP_K = 5000  # candidates kept before non-maximum suppression; OpenCV's default
+
+_logging = fork_safe_lock()  # OpenCV's log level is one for all threads
 
 
 class YuNetDetector:
@@ -75,6 +80,7 @@ class YuNetDetector:
         self.__dict__.update(state)
         self._local = threading.local()
 
+    @native_call()
     def detect(self, image: Image.Image) -> list[Detection]:
         """All faces in an upright PIL image of mode RGB, largest first. Boxes are clipped to the image.
 
@@ -99,7 +105,7 @@ class YuNetDetector:
         if rows is None:
             return []
         scale = np.array([image.width / small.width, image.height / small.height], dtype=np.float32)
-        found = (_detection(row, scale, image.size) for row in rows)
+        found = (_detection(row, scale, image.size) for row in rows if _mostly_inside(row, small.size))
         return [face for face in found if min(face.box[2:] - face.box[:2]) >= _SMALLEST_BOX]
 
     def _network(self) -> Any:
@@ -121,24 +127,22 @@ def _network(model: bytes, score_threshold: float) -> Any:
     cv2 = _opencv()
     data, nothing = np.frombuffer(model, dtype=np.uint8), np.zeros(0, dtype=np.uint8)
     logging = getattr(cv2.utils, "logging", cv2)  # the functions moved there with OpenCV 4.13
-    level = logging.setLogLevel(_ERRORS_ONLY)  # OpenCV 5 warns here of what was not asked for
-    try:
-        return cv2.FaceDetectorYN.create("onnx", data, nothing, (320, 320), score_threshold, _NMS_THRESHOLD, _TOP_K)
-    finally:
-        logging.setLogLevel(level)
+    with _logging:
+        level = logging.setLogLevel(_ERRORS_ONLY)  # OpenCV 5 warns here of what was not asked for
+        try:
+            return cv2.FaceDetectorYN.create("onnx", data, nothing, (320, 320), score_threshold, _NMS_THRESHOLD, _TOP_K)
+        finally:
+            logging.setLogLevel(level)
 
 
 def _from_hub(local_files_only: bool) -> Path:
     from fergeneral.hub import fetch_file
 
-    return fetch_file(REPOSITORY, MODEL_FILE, local_files_only=local_files_only)
+    return fetch_file(REPOSITORY, MODEL_FILE, MODEL_SHA256, local_files_only=local_files_only)
 
 
 def _verified(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    data = read_weights(path, _MOST_BYTES)
     digest = hashlib.sha256(data).hexdigest()
     if digest != MODEL_SHA256:
         raise ModelError(
@@ -164,6 +168,13 @@ def _pixels(image: Image.Image) -> np.ndarray:
     pixels = np.zeros(size, dtype=np.uint8)
     pixels[: image.height, : image.width] = np.asarray(image)[:, :, ::-1]
     return pixels
+
+
+def _mostly_inside(row: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether at least half of the box is: in the black beside a tiny image, YuNet may see faces larger than it."""
+    left, top, width, height = row[:4].tolist()
+    across, down = min(left + width, size[0]) - max(left, 0), min(top + height, size[1]) - max(top, 0)
+    return min(across, down) > 0 and 2 * across * down >= width * height
 
 
 def _detection(row: np.ndarray, scale: np.ndarray, size: tuple[int, int]) -> Detection:
