@@ -142,7 +142,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster, or auto (default: one just for this)")
     group.add_argument("--num-workers", type=_positive, metavar="N", help="default: as many as there is room for")
     group.add_argument("--num-cpus", type=_positive, metavar="N", help="for each worker (default 1)")
-    group.add_argument("--num-gpus", type=float, metavar="N", help="for each worker, also 0.5 (default 0: on the CPU)")
+    group.add_argument("--num-gpus", type=_share, metavar="N", help="for each worker, also 0.5 (default 0: on the CPU)")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -171,6 +171,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1000:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
 def _load(options: argparse.Namespace, detector: str | None = None) -> ExpressionExtractor:
     from fergeneral.extractor import ExpressionExtractor
 
@@ -182,6 +189,9 @@ def _load(options: argparse.Namespace, detector: str | None = None) -> Expressio
 def _extract(options: argparse.Namespace) -> int:
     """Find, align and embed every face in photos: one row a face, largest first. Without -o, a table without the
     embeddings is printed. A photo that cannot be read is reported and skipped; the exit status is then 1."""
+    given = [name for name in ("address", "num_workers", "num_cpus", "num_gpus") if getattr(options, name) is not None]
+    if given and options.engine != "ray":
+        raise DataError(f"--{given[0].replace('_', '-')} is for --engine ray")
     if _is_folder(options.output):
         return _extract_job(options)
     if options.resume or options.shard_rows or options.engine == "ray":
@@ -280,9 +290,6 @@ def _extract_job(options: argparse.Namespace) -> int:
 
     from fergeneral.jobs import SHARD_ROWS, check_output, run_job
 
-    given = [name for name in ("address", "num_workers", "num_cpus", "num_gpus") if getattr(options, name) is not None]
-    if given and options.engine != "ray":
-        raise DataError(f"--{given[0].replace('_', '-')} is for --engine ray")
     if options.draw or options.save_crops:
         raise DataError("--draw and --save-crops do not go with a folder of tables (-o): run them by themselves")
     check_output(options.output, resume=options.resume)

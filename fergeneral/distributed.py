@@ -162,8 +162,11 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
         return
     try:
+        host, _, port = (address or "").rpartition(":")
+        if host and port.isdigit():  # Ray itself goes on trying for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise DataError(f"no Ray cluster could be reached at {address or 'this machine'}: {error}") from error
     try:
         yield

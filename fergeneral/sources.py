@@ -142,7 +142,9 @@ class _DatasetRow(_Stored):
     def fetch(self) -> bytes:
         (value,) = self.dataset[self.row].values()
         if isinstance(value, dict) and value["bytes"] is None and value["path"]:
-            # Where images came as files, datasets keeps their paths; URLs are no such files and are not opened.
+            # Where images came as files, datasets keeps their paths. URLs, devices and pipes are no such files.
+            if not os.path.isfile(value["path"]):
+                raise ImageError(f"the row holds no bytes of an image, and {value['path']} is no file here")
             _refuse_giant(os.path.getsize(value["path"]))
             return Path(value["path"]).read_bytes()
         return _image_bytes(value)

@@ -148,7 +148,7 @@ def test_a_killed_driver_and_resume(
     pq.write_table(pa.table({"photo": [(folder / f"{i}.png").read_bytes() for i in (3, 4, 9)]}), table)
     arguments = ["extract", *map(str, sorted(folder.glob("*.png"))), str(tar), str(table), "--column", "photo"]
     arguments += ["--model", str(random_folder), "--shard-rows", "3"]
-    on_ray = [*arguments, "-o", str(tmp_path / "out"), "--engine", "ray", "--address", cluster]
+    on_ray = [*arguments, "-o", str(tmp_path / "out"), "--engine", "ray", "--address", cluster, "--num-workers", "1"]
     assert main([*arguments, "-o", str(tmp_path / "one"), "--device", "cpu"]) == 1  # some are unreadable
 
     trap = Trap(folder / "4.png")
@@ -181,7 +181,7 @@ def test_what_is_no_fault_of_a_photo_ends_the_job(
     sources = list_photos(folder)
     shutil.rmtree(folder)
     with pytest.raises(DataError, match=r"^shard \d failed on .*/\d\.png cannot be read, for its folder is gone"):
-        extract_dataset(sources, tmp_path / "out", model=random_folder, shard_rows=5)
+        extract_dataset(sources, tmp_path / "out", model=random_folder, shard_rows=5, num_workers=1)
     assert list((tmp_path / "out" / "files").iterdir()) == []
     wait_for(lambda: ray.available_resources().get("CPU") == 2)  # its workers are gone
     with pytest.raises(DataError, match=r"no room for a worker of 1 CPUs and 1 GPUs: it has 2 and 0"):
@@ -252,12 +252,22 @@ def test_machines_of_one_mind(plan: module._Plan, folder: Path) -> None:
         assert message in row["error"]
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999"])
+def test_no_cluster_at_the_address(
+    address: str, folder: Path, random_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(DataError, match=f"no Ray cluster could be reached at {address}: "):
+        extract_dataset(folder, tmp_path / "out", model=random_folder, address=address)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--engine", "ray"], "want a folder to write to"),
         (["-o", "OUT/", "--engine", "ray", "--device", "cpu"], "--device does not go with --engine ray"),
-        (["-o", "OUT/", "--num-gpus", "1"], "--num-gpus is for --engine ray"),
+        (["-o", "OUT.csv", "--num-gpus", "0.5"], "--num-gpus is for --engine ray"),
     ],
 )
 def test_options_that_do_not_go_together(

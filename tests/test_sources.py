@@ -252,12 +252,14 @@ def test_hugging_face_datasets(tmp_path: Path) -> None:
     image = datasets.Image()
     (tmp_path / "file.png").write_bytes(png(2))
     cells = [{"bytes": png(1), "path": None}, {"bytes": None, "path": str(tmp_path / "file.png")}, None]
+    cells.append({"bytes": None, "path": "/dev/zero"})
     features = datasets.Features({"image": image, "label": datasets.Value("int64")})
-    dataset = datasets.Dataset.from_dict({"image": cells, "label": [0, 1, 2]}, features=features)
+    dataset = datasets.Dataset.from_dict({"image": cells, "label": [0, 1, 2, 3]}, features=features)
     sources = list_photos(dataset)
-    assert [source.path for source in sources] == ["dataset#0", "dataset#1", "dataset#2"]
+    assert [source.path for source in sources] == ["dataset#0", "dataset#1", "dataset#2", "dataset#3"]
     assert [shade(source) for source in sources[:2]] == [1, 2]
     assert "no bytes" in reason(sources[2])
+    assert "/dev/zero is no file here" in reason(sources[3])
     with pytest.raises(DataError, match="take one split"):
         list_photos(datasets.DatasetDict(train=dataset))
     with pytest.raises(DataError, match="take one split"):
