@@ -263,15 +263,16 @@ def _load(plan: _Plan) -> ExpressionExtractor:
 
 @contextmanager
 def _attempt(notes: Path, sources: list[Source]) -> Iterator[None]:
-    """A byte in `notes` for each time the block is begun and not left: only by the death of this process."""
-    with notes.open("ab") as file:
-        file.write(b".")
-        attempts = file.tell()
+    """A line in `notes` for each time the block is begun and not left: only by the death of this process."""
+    with notes.open("a+", encoding="utf-8") as file:
+        file.write(f"{socket.gethostname()} {os.getpid()}\n")
+        file.seek(0)
+        workers = file.read().splitlines()[:-1]
     try:
-        if attempts > MAX_ATTEMPTS:
+        if len(workers) >= MAX_ATTEMPTS:
             raise DataError(
-                f"{MAX_ATTEMPTS} workers died of it, by too little memory or by one of its photos, which are "
-                f"{sources[0].path} to {sources[-1].path}"
+                f"{len(workers)} workers died of it ({', '.join(workers)}), by too little memory or by one of its "
+                f"photos, which are {sources[0].path} to {sources[-1].path}"
             )
         yield
     finally:

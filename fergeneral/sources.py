@@ -10,6 +10,7 @@ import bisect
 import collections
 import dataclasses
 import functools
+import io
 import itertools
 import os
 import sys
@@ -20,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fergeneral.errors import DataError, ImageError
+from fergeneral.images import MAX_BYTES
 from fergeneral.storage import import_pyarrow
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-MAX_BYTES = 2**29  # of a photo in an archive or table, encoded: 6 for each pixel that load_image takes
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
 
@@ -155,11 +156,23 @@ class _DatasetRow(_Stored):
 
 
 class _Later:
-    """A file object as far as `load_image` asks for one."""
+    """A file object as far as `load_image` asks for one: read from its beginning to its end, and then again."""
 
     def __init__(self, name: str, fetch: Callable[[], bytes]) -> None:
         self.name = name
-        self.read = fetch
+        self._fetch = fetch
+        self._file: io.BytesIO | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes. Raises ImageError."""
+        try:
+            self._file = self._file or io.BytesIO(self._fetch())
+        except Exception as error:  # of the container's reader
+            raise ImageError(f"{self.name} cannot be read: {error}") from error
+        data = self._file.read(size)
+        if not data or size < 0:
+            self._file = None
+        return data
 
 
 def _refuse_giant(size: int) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,26 +85,16 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
     return value
 
 
-class Trap:
-    """A pipe in the place of a photo: who reads it waits, in the middle of a shard, and can be found."""
-
-    def __init__(self, photo: Path) -> None:
-        self.photo, self.kept = photo, photo.with_suffix(".kept")
-        photo.rename(self.kept)
-        os.mkfifo(photo)
-        self.end = os.open(photo, os.O_RDWR)  # so that a reader opens it, and then waits
-
-    def caught(self) -> int | None:
-        """The process that waits."""
-        for link in Path("/proc").glob("[0-9]*/fd/*"):
-            with contextlib.suppress(OSError):
-                if os.readlink(link) == str(self.photo) and int(link.parts[2]) != os.getpid():
-                    return int(link.parts[2])
-        return None
-
-    def remove(self) -> None:
-        os.replace(self.kept, self.photo)
-        os.close(self.end)
+def stopped_worker(output: Path) -> int:
+    """The process of a worker, stopped in the middle of a shard, which it has noted down."""
+    while True:
+        for notes in wait_for(lambda: list(output.glob(".attempts-*"))):
+            with contextlib.suppress(OSError, IndexError, ValueError):  # it may be done by now
+                worker = int(notes.read_text().splitlines()[-1].split()[1])
+                os.kill(worker, signal.SIGSTOP)
+                if notes.exists():
+                    return worker
+                os.kill(worker, signal.SIGCONT)
 
 
 def test_the_shard_of_a_killed_worker_is_made_again(
@@ -120,19 +111,20 @@ def test_the_shard_of_a_killed_worker_is_made_again(
     expected = run_job(extractor, sources, tmp_path / "one", shard_rows=2)
     assert expected == Summary(photos=13, faces=11, without_face=1, unreadable=1)
 
-    trap = Trap(folder / "1.png")  # the second photo of the first shard
-    killed: list[int] = []
-
-    def kill(summary: Summary, done: int, total: int) -> None:
-        if not killed:  # another worker has made a shard, this one waits
-            killed.append(wait_for(trap.caught))
-            assert (tmp_path / "out" / ".attempts-0").read_bytes() == b"."
-            os.kill(killed[0], signal.SIGKILL)
-            trap.remove()
-        assert total == 13
-
-    found = extract_dataset(sources, tmp_path / "out", model=random_folder, shard_rows=2, progress=kill)
-    assert len(killed) == 1
+    seen: list[tuple[int, int]] = []
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(lambda: os.kill(stopped_worker(tmp_path / "out"), signal.SIGKILL))
+        found = extract_dataset(
+            sources,
+            tmp_path / "out",
+            model=random_folder,
+            shard_rows=2,
+            num_workers=2,
+            progress=lambda summary, done, total: seen.append((done, total)),
+        )
+        killed.result(timeout=0)
+    assert [total for _, total in seen] == [13] * 7
+    assert seen[-1] == (13, 13)
     assert found == expected
     assert_same_rows(tmp_path / "one", tmp_path / "out")
     assert sorted(os.listdir(tmp_path / "out")) == [".lock", ".reserved", "faces", "files", "manifest.json"]
@@ -151,16 +143,15 @@ def test_a_killed_driver_and_resume(
     on_ray = [*arguments, "-o", str(tmp_path / "out"), "--engine", "ray", "--address", cluster, "--num-workers", "1"]
     assert main([*arguments, "-o", str(tmp_path / "one"), "--device", "cpu"]) == 1  # some are unreadable
 
-    trap = Trap(folder / "4.png")
     command = [sys.executable, "-m", "fergeneral.cli", *on_ray]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as driver:
         try:
-            worker = wait_for(trap.caught)
             wait_for(lambda: list((tmp_path / "out" / "files").glob("part*")))
+            worker = stopped_worker(tmp_path / "out")  # the only one: the job stands still
         finally:
             driver.kill()
+    os.kill(worker, signal.SIGCONT)
     wait_for(lambda: not Path(f"/proc/{worker}").exists())  # Ray ends the workers of a driver that is gone
-    trap.remove()
     parts = tmp_path / "out" / "files"
     before = {path: path.stat().st_mtime_ns for path in parts.iterdir()}
     assert main(on_ray) == 1
@@ -207,15 +198,14 @@ def make(plan: module._Plan, number: int, sources: list[Source]) -> dict[str, An
 def test_a_shard_that_kills_its_workers_is_given_up(plan: module._Plan, folder: Path, tmp_path: Path) -> None:
     sources = list_photos(folder)[8:]
     notes = tmp_path / "out" / ".attempts-7"
-    notes.write_bytes(b"." * 3)
+    notes.write_text("one 1\ntwo 2\none 3\n")
     row = make(plan, 7, sources)
     assert (row["photos"], row["without_face"], row["unreadable"], row["error"]) == (2, 1, 1, "")
-    notes.write_bytes(b"." * 4)
+    notes.write_text("one 1\ntwo 2\none 3\ntwo 4\n")
     row = make(plan, 7, sources)
     assert row["kind"] == "DataError"
-    assert (
-        f"4 workers died of it, by too little memory or by one of its photos, which are {folder}/8.png" in row["error"]
-    )
+    assert "4 workers died of it (one 1, two 2, one 3, two 4)" in row["error"]
+    assert f"{folder}/8.png to {folder}/9.png" in row["error"]
     assert not notes.exists()
 
 
