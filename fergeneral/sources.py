@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+IMAGE_SUFFIXES |= {".jfif", ".jp2", ".ppm", ".pgm", ".heic", ".heif"}
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
 
