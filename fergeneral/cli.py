@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FergeneralError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(["interrupted", *getattr(interrupt, "__notes__", [])]), file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away: no fault of ours
         sys.stderr.close()
@@ -132,7 +132,8 @@ def _load(options: argparse.Namespace, detector: str | None = None) -> Expressio
 
 def _extract(options: argparse.Namespace) -> int:
     """Find, align and embed every face in photos: one row a face, largest first. Without -o, a table without the
-    embeddings is printed. A photo that cannot be read is reported and skipped; the exit status is then 1."""
+    embeddings is printed. A photo that cannot be read is reported and skipped; the exit status is then 1. Ctrl-C leaves
+    the faces found so far in a table of their own, as faces.partial.parquet; the exit status is then 130."""
     from tqdm import tqdm
 
     photos = list(_photos(options.paths, options.recursive))
@@ -221,7 +222,8 @@ def _table(output: str | None, embedding_size: int) -> Any:
         return nullcontext(_PrintedTable())
     from fergeneral.storage import FaceTable
 
-    return FaceTable(output, embedding_size)
+    target = Path(output)
+    return FaceTable(target, embedding_size, partial=target.with_name(f"{target.stem}.partial{target.suffix}"))
 
 
 def _save_pictures(

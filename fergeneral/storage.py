@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,12 +39,18 @@ class FaceTable:
     Columns: path, face (its place in the photo, 0 = largest), box (4), landmarks (10: x and y of left eye, right
     eye, nose, left and right mouth corner), score, embedding (D), model_id. Parquet holds the vectors as fixed-size
     lists of float32, .csv as numbered columns, .npz as arrays (N, 4), (N, 5, 2) and (N, D).
+
+    `partial`: if Ctrl-C (KeyboardInterrupt) ends the block, the table of the photos so far goes there, whole, too; the
+    exception then has a note that says so.
     """
 
-    def __init__(self, target: str | Path, embedding_size: int) -> None:
+    def __init__(self, target: str | Path, embedding_size: int, *, partial: Path | None = None) -> None:
         self.target = Path(target)
+        self._partial = partial
+        self._last: str | None = None  # photo added
         self._embedding_size = embedding_size
         self._rows: list[tuple[str, int, Face]] = []
+        self._writing = threading.Lock()
         self._stack = ExitStack()
         suffix = self.target.suffix.lower()
         if suffix not in SUFFIXES:
@@ -53,26 +61,50 @@ class FaceTable:
 
     def __enter__(self) -> FaceTable:
         try:
-            self._flush = self._open(self._stack.enter_context(whole_file(self.target)))
+            temporary = self._stack.enter_context(whole_file(self.target))
+            self._stack.push(lambda _, error, __: self._keep(temporary, error))  # when the file is closed
+            self._flush = self._open(temporary)
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        if exc[0] is not None:
-            self._stack.__exit__(*exc)
-            return
-        with self._stack:  # an error of the last rows, too, leaves no file behind
-            if self._rows:
-                self._flush(self._rows)
+        if exc[0] is None or self._is_kept(exc[1]):
+            try:
+                self._write_out()
+            except BaseException as error:  # an error of the last rows, too, leaves no file behind
+                self._stack.__exit__(type(error), error, error.__traceback__)
+                raise
+        self._stack.__exit__(*exc)
 
     def add(self, path: str, faces: Sequence[Face]) -> None:
         """Add a photo's faces."""
-        self._rows.extend((path, number, face) for number, face in enumerate(faces))
+        self._rows.extend([(path, number, face) for number, face in enumerate(faces)])
+        self._last = path
         if len(self._rows) >= 1024 and self.target.suffix.lower() != ".npz":
-            self._flush(self._rows)
-            self._rows = []
+            self._write_out()
+
+    def _write_out(self) -> None:
+        """In a thread of its own, which Ctrl-C does not reach: no row is lost or written twice."""
+
+        def write() -> None:
+            with self._writing:  # one that nobody waits for any more, since Ctrl-C, may still be at it
+                if self._rows:
+                    self._flush(self._rows)
+                    self._rows.clear()
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(write).result()
+
+    def _is_kept(self, error: BaseException | None) -> bool:
+        return isinstance(error, KeyboardInterrupt) and self._partial is not None and self._last is not None
+
+    def _keep(self, temporary: Path, error: BaseException | None) -> bool:
+        if error is not None and self._partial is not None and self._is_kept(error):
+            os.replace(temporary, self._partial)
+            error.add_note(f"the faces of the photos up to {self._last} are kept in {self._partial}")
+        return False
 
     def _open_parquet(self, temporary: Path) -> Callable[[list[tuple[str, int, Face]]], None]:
         pa, parquet = _pyarrow()
