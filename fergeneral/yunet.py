@@ -9,6 +9,7 @@ among what YuNet is unsure of: so YuNet looks at a third of the pixels and still
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class YuNetDetector:
     smallest face looked for; None takes 40, or 1/48 of the image's longer side where that is more. `score_threshold`:
     faces that neither YuNet nor O-Net gives so high a score are left out, 0..1.
     Raises MissingExtraError without OpenCV, and ModelError for a file that cannot be had or whose SHA-256 is wrong.
-    Safe between threads: calls at the same time have OpenCV detectors of their own, for a call changes the object.
+    Safe between threads: each has an OpenCV detector of its own, for that object is changed by every call.
     """
 
     def __init__(
@@ -67,15 +68,15 @@ class YuNetDetector:
         self.score_threshold = score_threshold
         self._model = _verified(Path(model) if model is not None else _from_hub(local_files_only))
         self._landmarks = LandmarkNetwork()
-        self._idle: list[Any] = []  # OpenCV detectors; threads come and go, and one takes 3 ms to make
+        self._local = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy, or another process, gets: not the OpenCV objects, which cannot be copied."""
-        return {name: value for name, value in self.__dict__.items() if name != "_idle"}
+        return {name: value for name, value in self.__dict__.items() if name != "_local"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._idle = []
+        self._local = threading.local()
 
     @native_call()
     def detect(self, image: Image.Image) -> list[Detection]:
@@ -96,24 +97,20 @@ class YuNetDetector:
     def _propose(self, image: Image.Image) -> list[Detection]:
         small = _shrunk(image, smallest_face(image.size, self.min_face_size))
         pixels = _pixels(small)
-        rows = self._look(pixels)
+        network = self._network()
+        network.setInputSize(pixels.shape[1::-1])
+        _, rows = network.detect(pixels)
         if rows is None:
             return []
         scale = np.array([image.width / small.width, image.height / small.height], dtype=np.float32)
         found = (_detection(row, scale, image.size) for row in rows)
         return [face for face in found if min(face.box[2:] - face.box[:2]) >= _SMALLEST_BOX]
 
-    def _look(self, pixels: np.ndarray) -> np.ndarray | None:
-        """The rows of a FaceDetectorYN that no other thread uses."""
-        try:
-            network = self._idle.pop()
-        except IndexError:
-            network = _network(self._model, min(_PROPOSED, self.score_threshold))
-        try:
-            network.setInputSize(pixels.shape[1::-1])
-            return network.detect(pixels)[1]
-        finally:
-            self._idle.append(network)
+    def _network(self) -> Any:
+        """This thread's OpenCV detector."""
+        if not hasattr(self._local, "network"):
+            self._local.network = _network(self._model, min(_PROPOSED, self.score_threshold))
+        return self._local.network
 
 
 def _opencv() -> Any:
