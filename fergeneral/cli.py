@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FergeneralError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(["interrupted", *getattr(interrupt, "__notes__", [])]), file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away: no fault of ours
         sys.stderr.close()
@@ -188,7 +188,8 @@ def _load(options: argparse.Namespace, detector: str | None = None) -> Expressio
 
 def _extract(options: argparse.Namespace) -> int:
     """Find, align and embed every face in photos: one row a face, largest first. Without -o, a table without the
-    embeddings is printed. A photo that cannot be read is reported and skipped; the exit status is then 1."""
+    embeddings is printed. A photo that cannot be read is reported and skipped; the exit status is then 1. Ctrl-C leaves
+    the faces found so far in a table of their own, as faces.partial.parquet; the exit status is then 130."""
     given = [name for name in ("address", "num_workers", "num_cpus", "num_gpus") if getattr(options, name) is not None]
     if given and options.engine != "ray":
         raise DataError(f"--{given[0].replace('_', '-')} is for --engine ray")
@@ -422,7 +423,9 @@ def _table(output: str | None, embedding_size: int, video: bool = False) -> Any:
         return nullcontext(_PrintedTable(video))
     from fergeneral.storage import FaceTable
 
-    return FaceTable(output, embedding_size, video)
+    target = Path(output)
+    partial = target.with_name(f"{target.stem}.partial{target.suffix}")
+    return FaceTable(target, embedding_size, video, partial=partial)
 
 
 def _save_pictures(

@@ -8,7 +8,9 @@ import os
 import secrets
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,13 +85,21 @@ class FaceTable:
     eye, nose, left and right mouth corner), score, embedding (D), model_id. Parquet holds the vectors as fixed-size
     lists of float32, .csv as numbered columns, .npz as arrays (N, 4), (N, 5, 2) and (N, D). With `video`, for faces
     that are TrackedFace, also time (float64) and track (int32), at the end.
+
+    `partial`: if Ctrl-C (KeyboardInterrupt) ends the block, the table of the photos so far goes there, whole, too; the
+    exception then has a note that says so.
     """
 
-    def __init__(self, target: str | Path, embedding_size: int, video: bool = False) -> None:
+    def __init__(
+        self, target: str | Path, embedding_size: int, video: bool = False, *, partial: Path | None = None
+    ) -> None:
         self.target = Path(target)
+        self._partial = partial
+        self._last: str | None = None  # photo added
         self._embedding_size = embedding_size
         self._video = video
         self._rows: list[FaceRow] = []
+        self._writing = threading.Lock()
         self._stack = ExitStack()
         suffix = self.target.suffix.lower()
         if suffix not in SUFFIXES:
@@ -100,31 +110,55 @@ class FaceTable:
 
     def __enter__(self) -> FaceTable:
         try:
-            self._flush = self._open(self._stack.enter_context(whole_file(self.target, durable=True)))
+            temporary = self._stack.enter_context(whole_file(self.target, durable=True))
+            self._stack.push(lambda _, error, __: self._keep(temporary, error))  # when the file is closed
+            self._flush = self._open(temporary)
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        if exc[0] is not None:
-            self._stack.__exit__(*exc)
-            return
-        with self._stack:  # an error of the last rows, too, leaves no file behind
-            if self._rows:
-                self._flush(self._rows)
+        if exc[0] is None or self._is_kept(exc[1]):
+            try:
+                self._write_out()
+            except BaseException as error:  # an error of the last rows, too, leaves no file behind
+                self._stack.__exit__(type(error), error, error.__traceback__)
+                raise
+        self._stack.__exit__(*exc)
         self._rows = []  # this object and its methods hold each other, which the garbage collector may find late
 
     def add(self, path: str, faces: Sequence[Face]) -> None:
         """Add the faces of a photo, or of a frame of a video."""
-        self.add_rows((path, number, face) for number, face in enumerate(faces))
+        self.add_rows([(path, number, face) for number, face in enumerate(faces)])
+        self._last = path
 
     def add_rows(self, rows: Iterable[FaceRow]) -> None:
         """Add rows as they are."""
         self._rows.extend(rows)
         if len(self._rows) >= 1024 and self.target.suffix.lower() != ".npz":
-            self._flush(self._rows)
-            self._rows = []
+            self._write_out()
+
+    def _write_out(self) -> None:
+        """In a thread of its own, which Ctrl-C does not reach: no row is lost or written twice."""
+
+        def write() -> None:
+            with self._writing:  # one that nobody waits for any more, since Ctrl-C, may still be at it
+                if self._rows:
+                    self._flush(self._rows)
+                    self._rows.clear()
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(write).result()
+
+    def _is_kept(self, error: BaseException | None) -> bool:
+        return isinstance(error, KeyboardInterrupt) and self._partial is not None and self._last is not None
+
+    def _keep(self, temporary: Path, error: BaseException | None) -> bool:
+        if error is not None and self._partial is not None and self._is_kept(error):
+            os.replace(temporary, self._partial)
+            error.add_note(f"the faces of the photos up to {self._last} are kept in {self._partial}")
+        return False
 
     def _open_parquet(self, temporary: Path) -> Callable[[list[FaceRow]], None]:
         pa, parquet = import_pyarrow()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -125,8 +126,9 @@ def worker_pool(count: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         # An iterator that was left is closed by whichever thread collects garbage. That may be one of the pool's, which
-        # cannot wait for itself.
-        pool.shutdown(wait=threading.get_ident() not in members, cancel_futures=True)
+        # cannot wait for itself; or it is closed when the interpreter ends, which has waited for the threads itself.
+        if not sys.is_finalizing():
+            pool.shutdown(wait=threading.get_ident() not in members, cancel_futures=True)
 
 
 def _start(pool: ThreadPoolExecutor, count: int, ready: threading.Barrier) -> None:
@@ -155,6 +157,7 @@ def map_ahead(
     waiting: deque[Future[Result]] = deque()
     source = iter(items)
     failure: Exception | None = None
+    process = os.getpid()
     while failure is None:
         try:
             waiting.append(pool.submit(function, next(source)))
@@ -164,7 +167,17 @@ def map_ahead(
             failure = error
         if len(waiting) > ahead:
             yield waiting.popleft().result()
+            _check_process(process)
     while waiting:
         yield waiting.popleft().result()
+        _check_process(process)
     if failure is not None:
         raise failure
+
+
+def _check_process(process: int) -> None:
+    if os.getpid() != process:
+        raise RuntimeError(
+            "these results were begun before this process was forked, and its parent's threads, which make them, are "
+            "not here: begin anew, by another call of extract_many"
+        )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pandas as pd
@@ -61,6 +63,72 @@ def test_after_an_error_the_old_file_stands(tmp_path: Path, suffix: str) -> None
         write_half()
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".npz"])
+def test_ctrl_c_leaves_what_was_added_in_a_table_of_its_own(tmp_path: Path, suffix: str) -> None:
+    path, partial = tmp_path / f"faces{suffix}", tmp_path / f"faces.partial{suffix}"
+    path.write_text("old")
+
+    def interrupted(*names: str, keep: bool = True) -> str:
+        table = FaceTable(path, 8, partial=partial if keep else None)
+        with pytest.raises(KeyboardInterrupt) as caught, table:  # noqa: PT012
+            for number, name in enumerate(names):
+                table.add(name, some_faces(600, number))
+            raise KeyboardInterrupt
+        return "".join(getattr(caught.value, "__notes__", []))
+
+    assert interrupted("a", keep=False) == interrupted() == ""
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert interrupted("a", "b", "c") == f"the faces of the photos up to c are kept in {partial}"
+    rows = read_table(partial)
+    assert rows["path"].tolist() == [name for name in "abc" for _ in range(600)]
+    faces = [face.embedding for number in range(3) for face in some_faces(600, number)]
+    assert (rows["embedding"] == faces).all()
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_ctrl_c_in_the_middle_of_writing_loses_and_doubles_nothing(tmp_path: Path, suffix: str) -> None:
+    """Ctrl-C comes between two lines of Python: here before each line in turn, by a trace."""
+    partial = tmp_path / f"partial{suffix}"
+    faces = some_faces(1024)
+
+    def run(at: int) -> list[str]:
+        """The notes of the interrupt before the line `at`; none if there are not so many."""
+        lines: set[tuple[str, int]] = set()
+
+        def trace(frame: FrameType, event: str, _: object) -> object:
+            file = frame.f_code.co_filename
+            if not file.endswith(("storage.py", "futures/thread.py", "futures/_base.py")):
+                return None
+            lines.add((file, frame.f_lineno))
+            if len(lines) > at:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return trace
+
+        try:
+            with FaceTable(tmp_path / f"faces{suffix}", 8, partial=partial) as table:
+                table.add("first", faces[:1])
+                sys.settrace(trace)
+                try:
+                    table.add("second", faces[1:])
+                finally:
+                    sys.settrace(None)
+        except KeyboardInterrupt as interrupt:
+            return interrupt.__notes__
+        return []
+
+    at = 0
+    while notes := run(at):
+        rows = read_table(partial)["path"].tolist()
+        assert rows in (["first"], ["first"] + ["second"] * 1023)
+        assert len(rows) > 1 or "up to first are kept" in notes[0]
+        partial.unlink()
+        at += 1
+    assert at > 20
 
 
 def test_pandas_reads_the_tables_as_they_are(tmp_path: Path) -> None:
