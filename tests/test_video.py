@@ -544,15 +544,26 @@ def test_what_is_held_in_memory_is_bounded(
             decoded += 1
             held.add(self)
 
+    def pictures() -> int:
+        return sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
+
     monkeypatch.setattr(video, "Frame", Watched)
-    most = ahead = 0
-    for given_back, _ in enumerate(squares.extract_video(path, batch_size=8), start=1):
-        most, ahead = max(most, len(held)), max(ahead, decoded - given_back)
+    most = ahead = pixels = 0
+    gc.collect()
+    gc.disable()  # frames must not wait for it
+    try:
+        for given_back, _ in enumerate(squares.extract_video(path, batch_size=8), start=1):
+            most, ahead = max(most, len(held)), max(ahead, decoded - given_back)
+            if given_back % 25 == 0:
+                pixels = max(pixels, pictures())
+    finally:
+        gc.enable()
     assert (given_back, decoded) == (150, 150)
     assert most <= 4 * 2 + 2  # those to come, in the threads, and just given
+    assert 0 < pixels <= most + 4  # the first, whose side data was read, and those that the decoder just gave
     assert ahead <= 3 * 8 + 4 * 2
     gc.collect()
-    assert len(held) == 0
+    assert (len(held), pictures()) == (0, 0)
 
 
 def test_leaving_early_ends_threads_and_closes_the_file(
