@@ -34,10 +34,7 @@ MAX_PIXELS = 8192 * 4320  # of a frame, 8K in cinemas; in memory once as it was 
 # dash, concat, sdp), and readers that make a video of any text or image (tty, image2, png_pipe).
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,asf,ogg,mxf,gif"
 _STATED_LENGTH = {"mov", "matroska", "flv"}  # their headers state it; others' is guessed from what is there
-_SHUFFLED = {
-    "avi",
-    "asf",
-}  # here the n-th time is that of the n-th packet, and of the n-th frame, but not of one another
+_SHUFFLED = {"avi", "asf"}  # packets have times, but in these the n-th is that of the n-th frame, whichever it holds
 _CUT_OFF = 1.0  # seconds less than stated: the streams of a file often end some tenths of a second apart
 _CLOCK_TICK = 0.001  # seconds; Matroska rounds its times to it, so that a third of a second comes as 0.333
 _MAX_FAULTS = 100  # of the container, in all; then the rest of the file is given up
@@ -220,15 +217,19 @@ class _Decoder:
 
     def _packets(self) -> Iterator[av.Packet[Any] | Exception]:
         """Of all streams. A fault of the container comes as an exception among them, and reading goes on."""
+        new = True
         for _ in range(_MAX_FAULTS):
             try:
                 for packet in self._container.demux():
                     if packet.size:  # else AVI's "as before", or PyAV's mark for the end, which `frames` sets itself
+                        new = True
                         self._advance(packet)
                         yield packet
                 return
             except (FFmpegError, OSError) as error:
-                yield error
+                if new:  # else it is the same again
+                    yield error
+                new = False
 
     def _advance(self, packet: av.Packet[Any]) -> None:
         time, base = packet.pts if packet.pts is not None else packet.dts, packet.time_base

@@ -423,6 +423,30 @@ def test_a_damaged_file_that_sends_ffmpeg_before_its_start(tmp_path: Path) -> No
         assert (seen.name, seen.seek(4), seen.seek(-9, os.SEEK_CUR), seen.read()) == ("video.mp4", 4, -1, b"456789")
 
 
+def test_a_disk_that_fails_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "v.mp4", noise(60), options={"movflags": "faststart"})
+    half = path.stat().st_size // 2
+
+    class Failing(video._Bytes):
+        def __init__(self, file: Any, name: str) -> None:
+            super().__init__(file, name)
+            self.read = self.half
+
+        def half(self, size: int) -> bytes:
+            if self.tell() > half:
+                raise OSError(5, "Input/output error")
+            return self._file.read(size)
+
+    whole = [frame.time for frame in read_frames(path)]
+    monkeypatch.setattr(video, "_Bytes", Failing)
+    frames = list(read_frames(path))
+    assert len(errors(frames)) <= 2  # the fault, and perhaps the frame in which it came; not one for each new try
+    assert errors(frames)[0].endswith("s: Input/output error")
+    good = [frame.time for frame in frames if not isinstance(frame.picture, ImageError)]
+    assert 20 < len(good) < 40
+    assert good == whole[: len(good)]
+
+
 class CountingHandler(http.server.SimpleHTTPRequestHandler):
     asked: list[str] = []  # noqa: RUF012
 
