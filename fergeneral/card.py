@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+INT8_SUFFIX = "-int8"  # of the model_id of weights in 8-bit whole numbers: other numbers, another name
+
 _LOW_RESOLUTION = "low resolution"  # the group of robustness conditions that has a table of its own
 
 
@@ -221,10 +223,12 @@ def _eval_results(report: Row | None) -> list[Any]:
 
 def _head(config: EncoderConfig) -> str:
     size = config.crop_size
+    int8 = config.model_id.endswith(INT8_SUFFIX)
+    weights = "`model.onnx` (8-bit whole numbers)" if int8 else "`model.safetensors` (fp16)"
     return f"""# {config.model_id}
 
 A frozen {config.architecture} that turns an aligned face crop of {size} x {size} pixels into an embedding of its
-expression, {config.embedding_size} numbers. `model.safetensors` holds the weights (fp16), `config.json` says how a
+expression, {config.embedding_size} numbers. The weights are in {weights}; `config.json` says how a
 crop is prepared for them.
 
 ```python

@@ -38,7 +38,7 @@ def export_onnx(encoder: Encoder, target: str | Path, crops: Any = None) -> floa
     path = Path(target)
     if path.is_dir() or not path.parent.is_dir():
         raise DataError(f"{path} cannot be written: it is a folder, or its folder does not exist")
-    model = _with_metadata(_to_onnx(encoder), encoder)
+    model = _with_metadata(to_onnx(encoder), encoder)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     difference = _difference(encoder, session, example_crops(encoder.config.crop_size))
     if crops is not None and len(crops):
@@ -63,8 +63,9 @@ def example_crops(size: int) -> np.ndarray:
     return np.clip(pictures, 0, 255).astype(np.uint8)
 
 
-def _to_onnx(encoder: Encoder) -> bytes:
-    """By torch's exporter on TorchScript: the newer one needs two more packages, and torch 2.4 lacks it."""
+def to_onnx(encoder: Encoder) -> bytes:
+    """The ONNX model's bytes. By torch's exporter on TorchScript: the newer one needs two more packages, and torch 2.4
+    lacks it."""
     with torch.device("meta"):
         network = build_network(encoder.config.architecture)
     network.load_state_dict({name: tensor.cpu() for name, tensor in encoder.state_dict().items()}, assign=True)

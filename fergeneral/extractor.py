@@ -10,7 +10,6 @@ import functools
 import itertools
 import math
 import os
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,13 +23,14 @@ from fergeneral.alignment import cut_face
 from fergeneral.detection import make_detector
 from fergeneral.encoder import Encoder, EncoderConfig
 from fergeneral.errors import ImageError
+from fergeneral.forking import fork_safe_lock
 from fergeneral.images import load_image
 from fergeneral.threads import core_limit, map_ahead, worker_count, worker_pool
 from fergeneral.types import Detection, Detector, Face, TrackedFace, VideoFrame
 
 Found = tuple[list[Detection], list[np.ndarray]]  # a photo's faces, largest first, and their crops (S, S, 3) uint8
 
-_loading = threading.Lock()
+_loading = fork_safe_lock()
 
 
 class ExpressionExtractor:
@@ -222,7 +222,7 @@ class ExpressionExtractor:
         try:
             return self._find(image, load)
         except ImageError as error:
-            return error
+            return ImageError(str(error))  # without a traceback, which would hold the photo for as long as the error
 
     def _encode_batch(self, batch: list[Found]) -> list[list[Face]]:
         embeddings = self.encoder.encode([crop for _, crops in batch for crop in crops], show_progress=False)

@@ -3,32 +3,76 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fergeneral.errors import DataError, MissingExtraError
+from fergeneral.errors import DataError, MissingExtraError, ModelError
 from fergeneral.types import Face, TrackedFace
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to write to; it takes the target's place only if the block ends without an error."""
+def whole_file(target: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yield a path beside `target` to write to; it takes the target's place only if the block ends without an error.
+
+    `durable`: what is written is on the disk before it takes that place, and the place is, before the block is left; so
+    that a power cut, too, leaves the old file or the new one. This costs milliseconds.
+    """
     temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
     try:
         yield temporary
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, target)
+        if durable:
+            sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def read_weights(path: Path, most: int) -> bytes:
+    """The bytes of a file of weights or of their configuration, at most `most`.
+
+    Links are followed, for the Hub's cache is made of them: what counts is the SHA-256 of what they lead to. Raises
+    ModelError for what is not there, is larger, or is no file (a folder, a device, a pipe).
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{path} cannot be read: it is not a file")
+        if status.st_size > most:
+            raise ModelError(f"{path} cannot be right: it has {status.st_size} bytes, wanted at most {most}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk. Nothing happens on Windows, or where a file system cannot do it."""
+    if sys.platform == "win32":  # folders cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
 _LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 SUFFIXES = (".parquet", ".csv", ".npz")
+FaceRow = tuple[str, int, Face]  # path of the photo, place of the face in it, face
 VIDEO_COLUMNS = ("time", "track")
 
 
@@ -45,7 +89,7 @@ class FaceTable:
         self.target = Path(target)
         self._embedding_size = embedding_size
         self._video = video
-        self._rows: list[tuple[str, int, Face]] = []
+        self._rows: list[FaceRow] = []
         self._stack = ExitStack()
         suffix = self.target.suffix.lower()
         if suffix not in SUFFIXES:
@@ -56,7 +100,7 @@ class FaceTable:
 
     def __enter__(self) -> FaceTable:
         try:
-            self._flush = self._open(self._stack.enter_context(whole_file(self.target)))
+            self._flush = self._open(self._stack.enter_context(whole_file(self.target, durable=True)))
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise
@@ -69,16 +113,21 @@ class FaceTable:
         with self._stack:  # an error of the last rows, too, leaves no file behind
             if self._rows:
                 self._flush(self._rows)
+        self._rows = []  # this object and its methods hold each other, which the garbage collector may find late
 
     def add(self, path: str, faces: Sequence[Face]) -> None:
         """Add the faces of a photo, or of a frame of a video."""
-        self._rows.extend((path, number, face) for number, face in enumerate(faces))
+        self.add_rows((path, number, face) for number, face in enumerate(faces))
+
+    def add_rows(self, rows: Iterable[FaceRow]) -> None:
+        """Add rows as they are."""
+        self._rows.extend(rows)
         if len(self._rows) >= 1024 and self.target.suffix.lower() != ".npz":
             self._flush(self._rows)
             self._rows = []
 
-    def _open_parquet(self, temporary: Path) -> Callable[[list[tuple[str, int, Face]]], None]:
-        pa, parquet = _pyarrow()
+    def _open_parquet(self, temporary: Path) -> Callable[[list[FaceRow]], None]:
+        pa, parquet = import_pyarrow()
 
         def vector(size: int) -> Any:
             return pa.list_(pa.float32(), size)
@@ -89,7 +138,7 @@ class FaceTable:
         schema = pa.schema(fields)
         writer = self._stack.enter_context(parquet.ParquetWriter(str(temporary), schema))
 
-        def flush(rows: list[tuple[str, int, Face]]) -> None:
+        def flush(rows: list[FaceRow]) -> None:
             arrays = [
                 pa.FixedSizeListArray.from_arrays(pa.array(column.ravel()), field.type.list_size)
                 if pa.types.is_fixed_size_list(field.type)
@@ -102,7 +151,7 @@ class FaceTable:
 
         return flush
 
-    def _open_csv(self, temporary: Path) -> Callable[[list[tuple[str, int, Face]]], None]:
+    def _open_csv(self, temporary: Path) -> Callable[[list[FaceRow]], None]:
         writer = csv.writer(self._stack.enter_context(temporary.open("w", newline="", encoding="utf-8")))
         writer.writerow(
             ["path", "face", "left", "top", "right", "bottom"]
@@ -111,7 +160,7 @@ class FaceTable:
             + list(VIDEO_COLUMNS if self._video else ())
         )
 
-        def flush(rows: list[tuple[str, int, Face]]) -> None:
+        def flush(rows: list[FaceRow]) -> None:
             for path, number, face in rows:
                 numbers = np.concatenate([face.box, face.landmarks.ravel(), [np.float32(face.score)], face.embedding])
                 row = [path, number, *(str(value) for value in numbers.astype(np.float32)), face.model_id]
@@ -119,8 +168,8 @@ class FaceTable:
 
         return flush
 
-    def _open_npz(self, temporary: Path) -> Callable[[list[tuple[str, int, Face]]], None]:
-        def flush(rows: list[tuple[str, int, Face]]) -> None:
+    def _open_npz(self, temporary: Path) -> Callable[[list[FaceRow]], None]:
+        def flush(rows: list[FaceRow]) -> None:
             with temporary.open("wb") as file:
                 np.savez(file, **_columns(rows, self._embedding_size, self._video))  # type: ignore[arg-type]
 
@@ -129,13 +178,15 @@ class FaceTable:
 
 
 def read_table(path: str | Path) -> dict[str, np.ndarray]:
-    """Read a table of faces from any of the three formats.
+    """Read a table of faces from any of the three formats, or from the folder of a job (its finished shards).
 
     Returns arrays of N rows: path (N,) str, face (N,) int32, box (N, 4), landmarks (N, 5, 2), score (N,), embedding
     (N, D), all float32, and model_id (N,) str; of videos also time (N,) float64 and track (N,) int32. Raises
     DataError for a file that is not such a table.
     """
     source = Path(path)
+    if source.is_dir():
+        return _read_folder(source)
     readers = {".parquet": _read_parquet, ".csv": _read_csv, ".npz": _read_npz}
     if source.suffix.lower() not in readers:
         raise DataError(f"{source} must end in one of {', '.join(SUFFIXES)}")
@@ -147,7 +198,7 @@ def read_table(path: str | Path) -> dict[str, np.ndarray]:
         raise DataError(f"{source} is not a readable table of faces: {error}") from error
 
 
-def _columns(rows: list[tuple[str, int, Face]], embedding_size: int, video: bool) -> dict[str, np.ndarray]:
+def _columns(rows: list[FaceRow], embedding_size: int, video: bool) -> dict[str, np.ndarray]:
     n = len(rows)
     faces = [face for _, _, face in rows]
     columns = {
@@ -167,7 +218,7 @@ def _columns(rows: list[tuple[str, int, Face]], embedding_size: int, video: bool
 
 
 def _read_parquet(path: Path) -> dict[str, np.ndarray]:
-    _, parquet = _pyarrow()
+    _, parquet = import_pyarrow()
     table = parquet.read_table(str(path))
     arrays: dict[str, np.ndarray] = {}
     names = ("path", "face", "box", "landmarks", "score", "embedding", "model_id")
@@ -181,6 +232,15 @@ def _read_parquet(path: Path) -> dict[str, np.ndarray]:
         arrays[name] = arrays[name].astype(str)
     arrays["landmarks"] = arrays["landmarks"].reshape(-1, 5, 2)
     return arrays
+
+
+def _read_folder(folder: Path) -> dict[str, np.ndarray]:
+    from fergeneral.jobs import face_parts
+
+    parts = [read_table(part) for part in face_parts(folder)]
+    if not parts:
+        raise DataError(f"{folder} holds no finished shard of a job")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
@@ -207,7 +267,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def import_pyarrow() -> tuple[Any, Any]:
+    """The modules pyarrow and pyarrow.parquet. Raises MissingExtraError."""
     try:
         import pyarrow
         import pyarrow.parquet

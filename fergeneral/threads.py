@@ -8,11 +8,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from fergeneral.forking import fork_safe_lock
 
 MAX_WORKERS = (
     8  # each holds one photo; beyond some threads Python's interpreter lock, not the cores, is what they share
@@ -20,6 +22,10 @@ MAX_WORKERS = (
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+# Held where torch's count of threads is not what it is to be: a thread that is new to torch takes over the count of the
+# moment, and keeps it.
+_counting = fork_safe_lock()
 
 
 def available_cores() -> int:
@@ -73,7 +79,7 @@ def core_limit() -> Iterator[None]:
 
     Nothing happens where torch's count is right, which is everywhere but under a CPU quota.
     """
-    before = torch.get_num_threads()
+    before = torch_threads()
     limit = min(before, available_cores())
     if limit == before:
         yield
@@ -85,9 +91,15 @@ def core_limit() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def torch_threads() -> int:
+    """How many threads torch uses for a call from this thread."""
+    with _counting:
+        return torch.get_num_threads()
+
+
 def worker_count() -> int:
     """One for each core, at most MAX_WORKERS, and no more than torch's threads (torch.set_num_threads)."""
-    return min(torch.get_num_threads(), available_cores(), MAX_WORKERS)
+    return min(torch_threads(), available_cores(), MAX_WORKERS)
 
 
 @contextmanager
@@ -96,23 +108,40 @@ def worker_pool(count: int) -> Iterator[ThreadPoolExecutor]:
 
     At the end of the block, calls not yet begun are dropped and those under way are waited for.
     """
-    before = torch.get_num_threads()
     ready = threading.Barrier(count + 1)
+    members: set[int] = set()
 
     def begin() -> None:
+        members.add(threading.get_ident())
         torch.get_num_threads()  # makes this thread's own setting, which the next line then changes
         torch.set_num_threads(1)
-        ready.wait()
+        with suppress(threading.BrokenBarrierError):
+            ready.wait()
 
     pool = ThreadPoolExecutor(count, "fergeneral", initializer=begin)
+    try:
+        with _counting:
+            _start(pool, count, ready)
+        yield pool
+    finally:
+        # An iterator that was left is closed by whichever thread collects garbage. That may be one of the pool's, which
+        # cannot wait for itself.
+        pool.shutdown(wait=threading.get_ident() not in members, cancel_futures=True)
+
+
+def _start(pool: ThreadPoolExecutor, count: int, ready: threading.Barrier) -> None:
+    """Have all threads begin, each with its own count of 1 for torch, which sets that of later threads, too."""
+    before = torch.get_num_threads()
     try:
         for _ in range(count):
             pool.submit(int)  # a pool starts a thread when it is given work
         ready.wait()
-        torch.set_num_threads(before)  # of this thread and those to come; the pool's threads keep their own
-        yield pool
-    finally:
+    except BaseException:  # Ctrl-C, or the system gives no more threads: those that began must not wait for the others
+        ready.abort()
         pool.shutdown(cancel_futures=True)
+        raise
+    finally:
+        torch.set_num_threads(before)  # of this thread and those to come; the pool's threads keep their own
 
 
 def map_ahead(
