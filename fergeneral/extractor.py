@@ -125,8 +125,9 @@ class ExpressionExtractor:
         """`extract` for the frames of a video file: (time, faces) of each, in their order, as they are asked for.
 
         `time` is in seconds since the video's start, by the frames' own time stamps. Each face has a `track`: see
-        TrackedFace. `fps`: of each 1/fps seconds the first frame; None: every frame. Frames are upright, as the file
-        says they are to be shown.
+        TrackedFace. `fps`: of each 1/fps seconds the first frame; None: every frame. The fewer, the sooner a face that
+        moves loses its track: between two frames it may go by half its width. Frames are upright, as the file says they
+        are to be shown.
         Memory is bounded as in `extract_many`: some four frames for each thread, those that the decoder holds, and the
         crops of two batches.
         `on_error(time, error)` is called for a frame that is damaged or missing, which then is left out; without it the
