@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 README = (ROOT / "README.md").read_text()
 
@@ -46,15 +48,32 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_readme_has_its_python() -> None:
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
 
 
-@pytest.mark.parametrize("number", range(2))
+def write_video(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, options={"qscale": "2"})
+        stream.width = stream.height = 512
+        stream.pix_fmt = "yuv420p"
+        picture = av.VideoFrame.from_image(Image.open(ROOT / "examples" / "photos" / "astronaut.png").convert("RGB"))
+        for number in range(10):
+            picture.pts = number
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("number", range(3))
 def test_the_readmes_python_runs(number: int, faces_folder: Path, tmp_path: Path) -> None:
-    code = PYTHON[number].replace('"my_faces/', f'"{faces_folder}/')
+    write_video(tmp_path / "clip.mp4")
+    code = PYTHON[number].replace('"my_faces/', f'"{faces_folder}/').replace('"clip', f'"{tmp_path / "clip"}')
     script = tmp_path / "readme.py"
     script.write_text(code)
-    assert run(script)
+    printed = run(script)
+    assert printed
+    if "extract_video" in code:
+        assert [float(line.split()[0]) for line in printed.splitlines()] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+        assert printed.count("[(0, 0.9") == 5
 
 
 def test_the_readmes_links_lead_somewhere() -> None:

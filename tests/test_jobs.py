@@ -238,7 +238,8 @@ def test_ctrl_c_ends_at_once_and_keeps_what_is_done(
     arguments = ["extract", str(tmp_path / "photos"), "-o", f"{out}/", "--model", str(random_folder)]
     arguments += ["--device", "cpu", "--shard-rows", "10"]
     command = [sys.executable, "-m", "fergeneral.cli", *arguments]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (a job of a shell may have it ignored)
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=heard)
     try:
         while not (out / "files" / "part-000001.parquet").exists():
             assert running.poll() is None
