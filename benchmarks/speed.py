@@ -5,12 +5,13 @@
 Writes speed.json and, from it, the table in README.md between the marks, both beside this file. Everything compared is
 run in turn, once a round; costs are medians over the rounds, and a ratio is the median of the rounds' ratios. The cost
 is CPU time (of all threads), which a busy machine changes less than the time on the clock; where the clock is meant,
-it says so. --yunet: YuNet's file (YuNetDetector's `model`), to measure that detector, too.
+it says so. --yunet: YuNet's file (default: from the Hub).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import itertools
 import json
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,11 +31,13 @@ import numpy as np
 import onnxruntime
 import timm
 import torch
+from detection import Quality, cost_table, costs, detectors, qualities, quality_table
 from scenes import astronaut, make_scenes
 from usual import Usual
 
 from fergeneral import ExpressionExtractor
 from fergeneral.export import export_onnx
+from fergeneral.yunet import YuNetDetector
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- speed.py: begin -->", "<!-- speed.py: end -->"
@@ -70,11 +74,13 @@ def photos_of_scenes() -> dict[str, bytes]:
 
 def extractors(yunet: Path | None) -> dict[str, ExpressionExtractor]:
     default = ExpressionExtractor.from_pretrained(device="cpu")
-    if yunet is None:
-        return {"default": default}
-    from fergeneral.yunet import YuNetDetector
-
-    return {"default": default, "yunet": ExpressionExtractor(default.encoder, YuNetDetector(yunet))}
+    int8 = ExpressionExtractor.from_pretrained(f"{default.config.model_id}-int8")
+    detector = YuNetDetector(yunet)
+    return {
+        "default": default,
+        "yunet": ExpressionExtractor(default.encoder, detector),
+        "yunet, int8": ExpressionExtractor(int8.encoder, detector),
+    }
 
 
 def end_to_end(photos: dict[str, bytes], ours: dict[str, ExpressionExtractor], rounds: int) -> list[dict[str, Any]]:
@@ -98,6 +104,13 @@ def end_to_end(photos: dict[str, bytes], ours: dict[str, ExpressionExtractor], r
     return rows
 
 
+def detection(yunet: Path | None, rounds: int) -> dict[str, Any]:
+    """The detectors alone, on the same scenes: CPU-ms, and how well they find the faces (detection.py)."""
+    systems, scenes = detectors(yunet), make_scenes([astronaut()])
+    quality = {name: dataclasses.asdict(value) for name, value in qualities(systems, scenes).items()}
+    return {"ms": costs(systems, scenes, rounds), "quality": quality}
+
+
 def many(photos: dict[str, bytes], ours: dict[str, ExpressionExtractor], count: int, rounds: int) -> dict[str, Any]:
     """`extract_many` against a loop over `extract`, on the clock and in CPU time; scenes of 12 MP are left out."""
     mixed = list(itertools.islice(itertools.cycle(d for n, d in photos.items() if "12 MP" not in n), count))
@@ -116,13 +129,13 @@ def many(photos: dict[str, bytes], ours: dict[str, ExpressionExtractor], count: 
     return result
 
 
-def encoder(one: ExpressionExtractor, rounds: int) -> dict[str, Any]:
+def encoder(one: ExpressionExtractor, int8: ExpressionExtractor, rounds: int) -> dict[str, Any]:
     """CPU-ms a crop by batch size, and the share of the best matrix product (torch's or numpy's) of the same run."""
     counts = (1, 8, 32, 64)
     plain = timm.create_model("resnet18", pretrained=False, num_classes=0).eval().to(memory_format=torch.channels_last)
     a = torch.rand(2048, 2048)
     jobs: dict[str, Job] = {"torch product": lambda: a @ a, "numpy product": lambda: a.numpy() @ a.numpy()}
-    jobs |= encoder_jobs(one, plain, counts)
+    jobs |= encoder_jobs(one, int8, plain, counts)
     times = median_times(jobs, max(rounds, 7))
     seconds = {name: statistics.median(t) for name, t in times.items()}
     peak = 2 * 2048**3 / min(seconds["torch product"], seconds["numpy product"])
@@ -133,12 +146,15 @@ def encoder(one: ExpressionExtractor, rounds: int) -> dict[str, Any]:
         "share of peak at 32": 32 * flops / seconds["torch 32"] / peak,
         "ms a crop": {name: 1000 * s / int(name.split()[1]) for name, s in seconds.items() if "product" not in name},
         "onnx times less": {n: ratio(times, f"torch {n}", f"onnx {n}") for n in counts},
+        "int8 times less": {n: ratio(times, f"torch {n}", f"int8 {n}") for n in counts},
         "folding times less": {n: ratio(times, f"unfolded {n}", f"torch {n}") for n in counts},
     }
 
 
-def encoder_jobs(one: ExpressionExtractor, plain: torch.nn.Module, counts: tuple[int, ...]) -> dict[str, Job]:
-    """By the number of crops: `encode`, the exported file in ONNX Runtime, and the network as timm builds it."""
+def encoder_jobs(
+    one: ExpressionExtractor, int8: ExpressionExtractor, plain: torch.nn.Module, counts: tuple[int, ...]
+) -> dict[str, Job]:
+    """By the number of crops: `encode`, of the int8 weights, the exported file in ONNX Runtime, timm's network."""
     size = one.config.crop_size
     session = onnx_session(one)
     mean, std = (255 * torch.tensor(v).view(1, 3, 1, 1) for v in (one.config.mean, one.config.std))
@@ -151,6 +167,7 @@ def encoder_jobs(one: ExpressionExtractor, plain: torch.nn.Module, counts: tuple
     for count in counts:
         crops = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
         jobs[f"torch {count}"] = lambda crops=crops: one.encode(crops, show_progress=False)
+        jobs[f"int8 {count}"] = lambda crops=crops: int8.encode(crops, show_progress=False)
         jobs[f"onnx {count}"] = lambda crops=crops: session.run(None, {"crops": crops})
         jobs[f"unfolded {count}"] = lambda crops=crops: unfolded(crops)
     large = np.zeros((1, 224, 224, 3), dtype=np.uint8)
@@ -238,13 +255,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     photos = photos_of_scenes()
     ours = extractors(options.yunet)
     result: dict[str, Any] = {"cpu": processor(), "python": platform.python_version(), "torch": torch.__version__}
+    use_threads(1)
+    warnings.simplefilter("ignore")  # facenet-pytorch's
+    result["detectors"] = detection(options.yunet, options.rounds)
     for threads in options.threads:
         use_threads(threads)
         print(f"{threads} thread(s)", flush=True)
         result[f"{threads} thread(s)"] = {
             "end to end": end_to_end(photos, ours, options.rounds),
             "many": many(photos, ours, options.photos, options.rounds),
-            "encoder": encoder(ours["default"], options.rounds),
+            "encoder": encoder(ours["default"], ours["yunet, int8"], options.rounds),
             "processes": processes(photos, options.rounds),
         }
     return result
@@ -262,8 +282,12 @@ def table(result: dict[str, Any]) -> str:
     ]
     lines.append(f'time, and under "many" `extract_many`, a photo\'s share of {TOGETHER} (of 12 MP: 2).')
     for title, part in result.items():
-        if isinstance(part, dict):
+        if "thread" in title:
             lines += [f"\n#### {title.capitalize()}\n", *end_to_end_lines(part), "", *other_lines(part)]
+    lines.append("\n#### Detectors alone\n\nCPU-ms a photo, one thread, and how many times less:\n")
+    lines.append(cost_table(result["detectors"]["ms"]))
+    lines.append("\nWhat they find on the same scenes (the columns are explained in `detection.py`):\n")
+    lines.append(quality_table({name: Quality(**q) for name, q in result["detectors"]["quality"].items()}))
     return "\n".join(lines)
 
 
@@ -295,11 +319,13 @@ def other_lines(part: dict[str, Any]) -> list[str]:
             f"{many[key]['photos a second on the clock']:.1f} photos/s",
         )
     row("`encode`, 32 crops: CPU-ms a crop", f"{ms['torch 32']:.2f} ({ms['torch 1']:.1f} for one crop alone)")
+    row("the same, int8 weights", f"{ms['int8 32']:.2f} ({ms['int8 1']:.1f} for one crop alone)")
     row("the same network at 224 pixels, not folded, one crop", f"{ms['unfolded 1 at 224']:.1f}")
     share, peak = encoder["share of peak at 32"], encoder["peak GFLOP/s"]
     row("share of the matrix-product peak at 32 crops", f"{share:.0%} of {peak:.0f} GFLOP/s")
     for name, title in (
         ("folding", "`encode`, times less than timm's network as it is"),
+        ("int8", "the int8 weights, times less than `encode`"),
         ("onnx", "the exported file in ONNX Runtime, times less than `encode`"),
     ):
         row(f"{title}, by crops at once", ", ".join(f"{n}: {v:.2f}" for n, v in encoder[f"{name} times less"].items()))

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
         ModelError,
         TrainingError,
     )
-    from fergeneral.extractor import ExpressionExtractor, extract
+    from fergeneral.extractor import ExpressionExtractor, extract, extract_video
     from fergeneral.hub import list_models
     from fergeneral.images import load_image
     from fergeneral.transformer import ExpressionFeatures
-    from fergeneral.types import Detection, Detector, Face
+    from fergeneral.types import Detection, Detector, Face, TrackedFace, VideoFrame
 
 __version__ = "0.1.0"
 
@@ -37,16 +37,19 @@ __all__ = [
     "ImageError",
     "MissingExtraError",
     "ModelError",
+    "TrackedFace",
     "TrainingError",
+    "VideoFrame",
     "align_face",
     "extract",
+    "extract_video",
     "list_models",
     "load_image",
 ]
 
 _HOME = {
-    **dict.fromkeys(("Detection", "Detector", "Face"), "types"),
-    **dict.fromkeys(("ExpressionExtractor", "extract"), "extractor"),
+    **dict.fromkeys(("Detection", "Detector", "Face", "TrackedFace", "VideoFrame"), "types"),
+    **dict.fromkeys(("ExpressionExtractor", "extract", "extract_video"), "extractor"),
     "ExpressionFeatures": "transformer",
     "align_face": "alignment",
     "list_models": "hub",

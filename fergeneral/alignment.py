@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 # benchmarks/landmarks.py measures this again.
 TEMPLATE = ((0.267, 0.340), (0.733, 0.340), (0.500, 0.558), (0.302, 0.755), (0.698, 0.755))
 
+_MOST_STRETCHED = 16  # the longer side of a face crop, in shorter ones, that still goes through `warp`
+_FAR = 1e9  # pixels: no landmark is there
+_SMALL = 2**20  # pixels: of a smaller image, a face crop may reach farther beyond it
+
 
 def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The least-squares similarity (scale, rotation, shift; never a mirror image) that takes `source` to `target`.
@@ -59,16 +63,26 @@ def align_face(image: Any, landmarks: Any, *, size: int = 112, template: Any = T
 def cut_face(image: Image.Image, landmarks: Any, size: int, template: Any = TEMPLATE) -> np.ndarray:
     """`align_face` of an image that has been read already, of any 8-bit mode: (size, size, C) uint8."""
     points = np.asarray(landmarks, dtype=np.float64)
-    if points.shape != (5, 2) or not np.isfinite(points).all():
-        raise ImageError(f"landmarks must be five finite (x, y) points, got shape {points.shape}: {points!r}")
+    if points.shape != (5, 2) or not (abs(points) < _FAR).all():
+        raise ImageError(
+            f"landmarks must be five finite (x, y) points near the image, got shape {points.shape}: {points!r}"
+        )
     goal = np.asarray(template, dtype=np.float64) * size
     return np.array(warp(image, similarity_transform(points, goal), size))
 
 
 def resize_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Bring an image that already is a face crop to (size, size, C) uint8 by the same filter as `align_face`."""
+    """Bring an image that already is a face crop to (size, size, C) uint8 by the same filter as `align_face`.
+
+    Its sides need not be alike: it is stretched. What is hardly a face (one side _MOST_STRETCHED times the other) goes
+    through Pillow's filter, since the margins of ours would take memory beyond measure.
+    """
+    from PIL import Image
+
     if image.size == (size, size):
         return np.asarray(image)
+    if max(image.size) > _MOST_STRETCHED * min(image.size):
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
     matrix = np.array([[size / image.width, 0.0, 0.0], [0.0, size / image.height, 0.0]])
     return np.asarray(warp(image, matrix, size))
 
@@ -104,20 +118,24 @@ def _region(image: Image.Image, corners: np.ndarray, margin: int) -> tuple[Image
     """The part of the image that holds `corners`, padded with edge pixels, and its top left corner (x, y)."""
     from PIL import Image
 
-    left, top = (math.floor(v) - margin for v in corners.min(axis=1))
-    right, bottom = (math.ceil(v) + margin for v in corners.max(axis=1))
-    longest = max(image.size)
-    if min(left, top) < -longest or max(right, bottom) > 2 * longest:  # also bounds the memory
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    longest, most = max(image.size), 9 * max(image.width * image.height, _SMALL)  # both bound the memory, too
+    if not (low.min() >= -longest and high.max() <= 2 * longest and np.prod(high - low) <= most):
         raise ImageError(
-            f"the landmarks put the face crop at x {left}..{right}, y {top}..{bottom}, "
+            f"the landmarks put the face crop at x {low[0]:.0f}..{high[0]:.0f}, y {low[1]:.0f}..{high[1]:.0f}, "
             f"far outside the image of {image.width}x{image.height} pixels"
         )
+    left, top = (math.floor(v) - margin for v in low)
+    right, bottom = (math.ceil(v) + margin for v in high)
     inside = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
     if inside[0] >= inside[2] or inside[1] >= inside[3]:
         raise ImageError(
             f"the landmarks put the face crop wholly outside the image of {image.width}x{image.height} pixels"
         )
-    pixels = np.asarray(image.crop(inside))
+    if (inside[2] - inside[0]) * (inside[3] - inside[1]) <= _SMALL * 64:
+        pixels = np.asarray(image.crop(inside))
+    else:  # Pillow's `crop` takes a large part for an attack; who gave so large an image has decided on that before
+        pixels = np.asarray(image)[inside[1] : inside[3], inside[0] : inside[2]]
     widths = ((inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]))
     if any(w for pair in widths for w in pair):
         pixels = np.pad(pixels, widths + ((0, 0),) * (pixels.ndim - 2), mode="edge")

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+import reprlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,7 +30,11 @@ _MAX_CROP_SIZE = 1024
 # Through the network at once on a CPU. The activations of more (64 crops of 96 px) pass 32 MiB, which glibc maps afresh
 # for every layer: a fifth more time a crop, on one thread.
 _CPU_BATCH = 32
+# All that config.json may name: from a name like "hf-hub:..." or "local-dir:..." timm loads what lies there.
 _ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
+_LONGEST_LINE = 1000  # characters
+_NUMBERS = (("mean", (3,), 0, 1), ("std", (3,), 0.001, 1000), ("template", (5, 2), -1, 2))  # field, shape, range
+_LEAST_EYE_DISTANCE = 0.05  # of the crop's side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,32 +67,34 @@ class EncoderConfig:
     def from_json(cls, text: str) -> EncoderConfig:
         """Parse and check a config.json. Raises ModelError that names the field at fault."""
         try:
-            values = json.loads(text)
-        except ValueError as error:
+            values = json.loads(text, object_pairs_hook=_each_once)
+        except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets by the thousand
             raise ModelError(f"config.json is not valid JSON: {error}") from error
         if not isinstance(values, dict):
             raise ModelError("config.json does not hold an object")
         version = values.get("format_version")
-        if version != FORMAT_VERSION:
+        if not _is_integer(version) or version != FORMAT_VERSION:
             raise ModelError(
-                f"config.json has format_version {version!r}, this package reads {FORMAT_VERSION}: "
+                f"config.json has format_version {reprlib.repr(version)}, this package reads {FORMAT_VERSION}: "
                 f"for newer weights type  pip install --upgrade fergeneral"
             )
         fields = {field.name for field in dataclasses.fields(cls)}
         missing, unknown = sorted(fields - set(values)), sorted(set(values) - fields)
         if missing or unknown:
-            raise ModelError(f"config.json lacks the fields {missing}, or has unknown ones: {unknown}")
+            raise ModelError(f"config.json lacks the fields {missing}, or has unknown ones: {reprlib.repr(unknown)}")
         config = cls(**{name: _tuples(value) for name, value in values.items()})
         config._check()
         return config
 
     def _check(self) -> None:
         def fail(field: str, wanted: str) -> None:
-            raise ModelError(f"config.json: {field} is {getattr(self, field)!r}, wanted {wanted}")
+            raise ModelError(f"config.json: {field} is {reprlib.repr(getattr(self, field))}, wanted {wanted}")
 
         for field in ("model_id", "weights_sha256", "license"):
-            if not isinstance(getattr(self, field), str):
-                fail(field, "a string")
+            if not _is_line(getattr(self, field)):
+                fail(field, f"a string of at most {_LONGEST_LINE} printable characters")
+        if not self.model_id:
+            fail("model_id", "a name")
         if self.architecture not in _ARCHITECTURES:
             fail("architecture", f"one of {', '.join(_ARCHITECTURES)}")
         if self.channel_order != "RGB":
@@ -96,29 +103,46 @@ class EncoderConfig:
             fail("crop_size", f"a whole number of pixels, 32..{_MAX_CROP_SIZE}")
         if not (_is_integer(self.embedding_size) and 1 <= self.embedding_size <= 65536):
             fail("embedding_size", "a positive whole number")
-        for field, shape in (("mean", (3,)), ("std", (3,)), ("template", (5, 2))):
-            if not _is_finite_array(getattr(self, field), shape):
-                fail(field, f"finite numbers of shape {shape}")
-        if min(self.std) <= 0:
-            fail("std", "positive numbers")
-        if not (isinstance(self.training_data, tuple) and all(isinstance(name, str) for name in self.training_data)):
-            fail("training_data", "a list of strings")
+        for field, shape, low, high in _NUMBERS:
+            if not _are_numbers(getattr(self, field), shape, low, high):
+                fail(field, f"numbers {low}..{high} of shape {shape}")
+        if math.dist(*self.template[:2]) < _LEAST_EYE_DISTANCE:
+            fail("template", f"eyes (the first two points) at least {_LEAST_EYE_DISTANCE} apart")
+        if not (isinstance(self.training_data, tuple) and all(_is_line(name) for name in self.training_data)):
+            fail("training_data", f"a list of strings of at most {_LONGEST_LINE} printable characters")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a field is there twice")
+    return values
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+    """Lists as tuples, two deep, as deep as any field is."""
+    if not isinstance(value, list):
+        return value
+    return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_LINE and value.isprintable()
 
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_finite_array(value: Any, shape: tuple[int, ...]) -> bool:
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        return False
-    return array.shape == shape and bool(np.isfinite(array).all())
+def _are_numbers(value: Any, shape: tuple[int, ...], low: float, high: float) -> bool:
+    """Whether `value` is tuples of that shape, of numbers low..high (which NaN and infinity are not)."""
+    if not shape:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    return (
+        isinstance(value, tuple)
+        and len(value) == shape[0]
+        and all(_are_numbers(item, shape[1:], low, high) for item in value)
+    )
 
 
 def build_network(architecture: str) -> torch.nn.Module:
@@ -241,7 +265,7 @@ class Encoder:
         self._module: Callable[[torch.Tensor], torch.Tensor] = module  # (N, S, S, 3) uint8 -> (N, D)
         self._accelerator = threading.Lock()  # one batch at a time on a GPU, so that threads do not add up its memory
 
-    def __reduce__(self) -> tuple[Callable[[bytes, EncoderConfig, str], Encoder], tuple[bytes, EncoderConfig, str]]:
+    def __reduce__(self) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
         """A copy, or another process, gets the weights as bytes, from which it makes its own network."""
         weights = {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
         return _unpickled, (save_tensors(weights), self.config, str(self.device))
@@ -256,7 +280,8 @@ class Encoder:
         """Embed images that already are face crops.
 
         `crops`: a uint8 array (N, H, W, 3) or a sequence of anything `load_image` takes; other sizes than
-        `config.crop_size` are resized. `batch_size`: how many go through the network at once.
+        `config.crop_size` are resized, other shapes than squares stretched, down to a single pixel: whether there is
+        a face in it is not asked. `batch_size`: how many go through the network at once.
         `show_progress`: a progress bar on stderr; None shows one for more than one batch on a terminal.
         `normalize`: scale each embedding to unit length. Returns (N, D) float32; (0, D) for no crops.
         """

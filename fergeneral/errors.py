@@ -18,7 +18,7 @@ class DataError(FergeneralError, ValueError):
 
 
 class TrainingError(FergeneralError):
-    """A training run cannot go on: it has collapsed, or its checkpoint belongs to another run."""
+    """A training run cannot go on: it collapsed, its checkpoint is damaged or another's, a process or disk failed."""
 
 
 class MissingExtraError(FergeneralError, ImportError):

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import math
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from fergeneral import hub
 from fergeneral.alignment import cut_face
@@ -22,7 +26,7 @@ from fergeneral.errors import ImageError
 from fergeneral.forking import fork_safe_lock
 from fergeneral.images import load_image
 from fergeneral.threads import core_limit, map_ahead, worker_count, worker_pool
-from fergeneral.types import Detection, Detector, Face
+from fergeneral.types import Detection, Detector, Face, TrackedFace, VideoFrame
 
 Found = tuple[list[Detection], list[np.ndarray]]  # a photo's faces, largest first, and their crops (S, S, 3) uint8
 
@@ -98,13 +102,74 @@ class ExpressionExtractor:
         return self._extract_many(images, batch_size, on_error)
 
     def _extract_many(
-        self, images: Iterable[Any], batch_size: int, on_error: Callable[[int, ImageError], None] | None
-    ) -> Iterator[list[Face]]:
+        self,
+        images: Iterable[Any],
+        batch_size: int,
+        on_error: Callable[[int, ImageError], None] | None,
+        load: Callable[[Any], Image.Image] = load_image,
+    ) -> Generator[list[Face]]:
         workers = worker_count()
         with worker_pool(workers) as pool:
-            found = map_ahead(pool, self._try_find, images, ahead=3 * workers)
+            found = map_ahead(pool, functools.partial(self._try_find, load=load), images, ahead=3 * workers)
             for faces in map_ahead(pool, self._encode_batch, _batches(found, batch_size, on_error), ahead=1):
                 yield from faces
+
+    def extract_video(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fps: float | None = None,
+        batch_size: int = 32,
+        on_error: Callable[[float, ImageError], None] | None = None,
+    ) -> Iterator[VideoFrame]:
+        """`extract` for the frames of a video file: (time, faces) of each, in their order, as they are asked for.
+
+        `time` is in seconds since the video's start, by the frames' own time stamps. Each face has a `track`: see
+        TrackedFace. `fps`: of each 1/fps seconds the first frame; None: every frame. Frames are upright, as the file
+        says they are to be shown.
+        Memory is bounded as in `extract_many`: some four frames for each thread, those that the decoder holds, and the
+        crops of two batches.
+        `on_error(time, error)` is called for a frame that is damaged or missing, which then is left out; without it the
+        error is raised, after the frames before it. Not noticed is what FFmpeg passes over without a word, such as the
+        smear that a damaged frame leaves on those after it.
+        Raises ImageError for a file that is no video, at the first frame; MissingExtraError without PyAV.
+        """
+        if fps is not None and not 0 < fps < math.inf:
+            raise ValueError(f"fps must be more than 0, or None for every frame; got {fps}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        return self._extract_video(path, fps, batch_size, on_error)
+
+    def _extract_video(
+        self,
+        path: str | os.PathLike[str],
+        fps: float | None,
+        batch_size: int,
+        on_error: Callable[[float, ImageError], None] | None,
+    ) -> Iterator[VideoFrame]:
+        from fergeneral.video import Frame, Tracker, read_frames
+
+        times: dict[int, float] = {}  # of the frames on their way
+
+        def timed(frames: Iterable[Frame]) -> Iterator[Frame]:
+            for position, frame in enumerate(frames):
+                times[position] = frame.time
+                yield frame
+
+        def report(position: int, error: ImageError) -> None:
+            if on_error is None:
+                raise error
+            on_error(times.pop(position), error)
+
+        tracker = Tracker()
+        with (
+            closing(read_frames(path, fps)) as frames,
+            closing(self._extract_many(timed(frames), batch_size, report, Frame.image)) as found,
+        ):
+            for position, faces in enumerate(found):
+                if position in times:  # else it was reported
+                    time = times.pop(position)
+                    yield VideoFrame(time, _tracked(faces, time, tracker.follow(time, faces)))
 
     def encode(
         self, crops: Any, *, batch_size: int = 64, show_progress: bool | None = None, normalize: bool = False
@@ -147,17 +212,17 @@ class ExpressionExtractor:
         state = self.encoder.state_dict()
         return hub.push(repo, state, self.config, report=report, training=training, notes=notes)
 
-    def _find(self, image: Any) -> Found:
-        picture = load_image(image)
+    def _find(self, image: Any, load: Callable[[Any], Image.Image] = load_image) -> Found:
+        picture = load(image)
         detections = sorted(self.detector.detect(picture), key=lambda detection: -detection.area)
         size, template = self.config.crop_size, self.config.template
         return detections, [cut_face(picture, found.landmarks, size, template) for found in detections]
 
-    def _try_find(self, image: Any) -> Found | ImageError:
+    def _try_find(self, image: Any, load: Callable[[Any], Image.Image]) -> Found | ImageError:
         try:
-            return self._find(image)
+            return self._find(image, load)
         except ImageError as error:
-            return error
+            return ImageError(str(error))  # without a traceback, which would hold the photo for as long as the error
 
     def _encode_batch(self, batch: list[Found]) -> list[list[Face]]:
         embeddings = self.encoder.encode([crop for _, crops in batch for crop in crops], show_progress=False)
@@ -172,6 +237,13 @@ class ExpressionExtractor:
             Face(found.box, found.landmarks, found.score, embedding.copy(), self.config.model_id)
             for found, embedding in zip(detections, embeddings, strict=True)
         ]
+
+
+def _tracked(faces: list[Face], time: float, tracks: list[int]) -> list[TrackedFace]:
+    return [
+        TrackedFace(face.box, face.landmarks, face.score, face.embedding, face.model_id, time, track)
+        for face, track in zip(faces, tracks, strict=True)
+    ]
 
 
 def _batches(
@@ -214,3 +286,17 @@ def extract(image: Any) -> list[Face]:
     first call. Raises ImageError for an image that cannot be read.
     """
     return shared_extractor().extract(image)
+
+
+def extract_video(
+    path: str | os.PathLike[str],
+    *,
+    fps: float | None = None,
+    on_error: Callable[[float, ImageError], None] | None = None,
+) -> Iterator[VideoFrame]:
+    """Find, align and embed every face in the frames of a video file, with the packaged weights on the best device.
+
+    Gives (time in seconds, faces) for each frame, or for about `fps` frames a second; each face has a `track`, the same
+    number for one person from frame to frame. See `ExpressionExtractor.extract_video`, also for what it raises.
+    """
+    return shared_extractor().extract_video(path, fps=fps, on_error=on_error)

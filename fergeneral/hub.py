@@ -7,22 +7,23 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from fergeneral.card import license_text, model_card
 from fergeneral.encoder import Encoder, EncoderConfig, build_network, check_network
 from fergeneral.errors import DataError, ModelError
-from fergeneral.storage import whole_file
+from fergeneral.storage import read_weights, whole_file
 
 WEIGHTS_FILE = "model.safetensors"
 INT8_FILE = "model.onnx"  # in its place: fergeneral.int8
@@ -32,7 +33,10 @@ LICENSE_FILE = "LICENSE.md"  # one of the two names that the Hub lets a card's l
 TRAINING_FILE = "training.json"
 Record = Mapping[str, Any] | str | Path  # of an evaluation or a training run, or the path of its JSON file
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)[^)]*\)")
-_REPOSITORY = re.compile(r"^[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*$")
+_REPOSITORY = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9][A-Za-z0-9_.\-]*/[A-Za-z0-9][A-Za-z0-9_.\-]*")
+_REVISION = re.compile(r"(?!/|.*(\.\.|//))[^\x00-\x20\x7f~^:?*\[\\]{1,255}")  # as git; it becomes a path in the cache
+_MOST_CONFIG_BYTES = 2**20  # ours has a thousand
+_MOST_WEIGHT_BYTES = 2**30  # a tenth of this is float32 weights of the largest architecture
 
 
 def save_folder(folder: str | Path, state: dict[str, torch.Tensor], config: EncoderConfig) -> EncoderConfig:
@@ -45,9 +49,9 @@ def save_folder(folder: str | Path, state: dict[str, torch.Tensor], config: Enco
     }
     data = save_tensors(tensors)
     written = dataclasses.replace(config, weights_sha256=hashlib.sha256(data).hexdigest())
-    with whole_file(target / WEIGHTS_FILE) as path:
+    with whole_file(target / WEIGHTS_FILE, durable=True) as path:
         path.write_bytes(data)
-    with whole_file(target / CONFIG_FILE) as path:
+    with whole_file(target / CONFIG_FILE, durable=True) as path:
         path.write_text(written.to_json(), encoding="utf-8")
     return written
 
@@ -110,7 +114,8 @@ def _copy_pictures(text: str, source: Path, target: Path) -> None:
             raise DataError(f"the notes show {name!r}, which is not a file in {source} or below it")
         if picture.resolve() != copy.resolve():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(picture, copy)
+            with whole_file(copy) as path:
+                shutil.copyfile(picture, path)
 
 
 def list_models() -> list[str]:
@@ -150,12 +155,12 @@ def load_encoder(
         if not packaged:
             raise ModelError("this installation has no packaged weights; give a folder or a Hub repository id")
         return load_folder(packaged[0], device)
-    if os.path.isdir(name_or_path):
+    if isinstance(name_or_path, (str, os.PathLike)) and os.path.isdir(name_or_path):
         return load_folder(name_or_path, device)
     for folder in packaged:
         if str(name_or_path) == _read_config(folder).model_id:
             return load_folder(folder, device)
-    if isinstance(name_or_path, Path) or not _REPOSITORY.match(name_or_path):
+    if not (isinstance(name_or_path, str) and _REPOSITORY.fullmatch(name_or_path)):
         raise ModelError(
             f"{str(name_or_path)!r} is neither a folder, nor one of the packaged weights {list_models()}, "
             f"nor a Hub repository id 'owner/name'"
@@ -164,38 +169,67 @@ def load_encoder(
 
 
 def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
-    """Load model.safetensors + config.json. The bytes must have the stated SHA-256 and fit the network exactly.
+    """Load model.safetensors + config.json: all of it is checked, none of it is run.
 
+    The bytes must have the SHA-256 that config.json states, the tensors the network's names, shapes and types and
+    finite values, and the embedding of a crop finite values, too. Raises ModelError that says which does not hold.
     In place of model.safetensors there may be the model.onnx of an encoder in 8-bit whole numbers.
+    Each may be a link, as in the Hub's cache, but only to a file (not to a device, a pipe or a folder).
     """
     config = _read_config(Path(folder))
     path = Path(folder) / WEIGHTS_FILE
-    if not path.exists() and (path.parent / INT8_FILE).exists():
+    if not path.exists() and path.with_name(INT8_FILE).exists():
         from fergeneral.int8 import load_int8
 
-        return load_int8(path.parent, config, device)
+        path = path.with_name(INT8_FILE)
+        encoder: Encoder = load_int8(path.parent, config, device)
+    else:
+        encoder = Encoder(_network(path, config), config, device)
+    shape = (1, config.crop_size, config.crop_size, 3)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+        embedding = encoder.encode(np.resize(np.arange(256, dtype=np.uint8), shape))
+    except Exception as error:  # ONNX Runtime's errors have no base of their own
+        raise ModelError(f"{path} is of no use: it gives no embedding of a crop: {str(error)[:1000]}") from error
+    if not np.isfinite(embedding).all():
+        raise ModelError(f"{path} is of no use: its embeddings are not finite numbers")
+    return encoder
+
+
+def verified_weights(path: Path, config: EncoderConfig) -> bytes:
+    """The bytes of a file of weights. Raises ModelError unless they have the SHA-256 that `config` states."""
+    data = read_weights(path, _MOST_WEIGHT_BYTES)
     digest = hashlib.sha256(data).hexdigest()
     if digest != config.weights_sha256:
         raise ModelError(
             f"{path} is damaged or was changed: its SHA-256 is {digest}, {CONFIG_FILE} says "
             f"{config.weights_sha256!r}; get the file again"
         )
+    return data
+
+
+def _network(path: Path, config: EncoderConfig) -> torch.nn.Module:
+    data = verified_weights(path, config)
     try:
         tensors = {name: _full(tensor) for name, tensor in load_tensors(data).items()}
-    except SafetensorError as error:
-        raise ModelError(f"{path} is not a safetensors file: {error}") from error
+    except Exception as error:  # a header that lies brings out errors of many kinds
+        raise ModelError(f"{path} is not a safetensors file that torch can read: {error}") from error
+    network = _network_with(tensors, config, path)
+    check_network(network, config)
+    return network
+
+
+def _network_with(tensors: dict[str, torch.Tensor], config: EncoderConfig, path: Path) -> torch.nn.Module:
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
         network = build_network(config.architecture)
+    misfit = f"{path} does not fit the architecture {config.architecture}"
+    for name, wanted in network.state_dict().items():
+        if name in tensors and tensors[name].dtype != wanted.dtype:
+            raise ModelError(f"{misfit}: {name} has the type {tensors[name].dtype}, wanted {wanted.dtype}")
     try:
         network.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
-        raise ModelError(f"{path} does not fit the architecture {config.architecture}: {error}") from error
-    check_network(network, config)
-    return Encoder(network, config, device)
+        raise ModelError(f"{misfit}: {str(error)[:1000]}") from error
+    return network
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:
@@ -228,43 +262,121 @@ def push(
 
 def _read_config(folder: Path) -> EncoderConfig:
     path = folder / CONFIG_FILE
+    data = read_weights(path, _MOST_CONFIG_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return EncoderConfig.from_json(data.decode())
+    except UnicodeDecodeError as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
-    return EncoderConfig.from_json(text)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
 
 
 def _download(repo: str, revision: str | None, local_files_only: bool) -> Path:
-    """Both files of one commit, in the Hub's cache."""
-    from huggingface_hub import hf_hub_download
+    """Both files of one commit, in the Hub's cache; files that were damaged there are downloaded again.
+
+    How long a Hub that does not answer holds this up is huggingface_hub's to say. Of 2.4: 10 seconds where the cache
+    has both files, else up to 6.5 minutes (one try of 10 seconds, six of 60, and 23 seconds between them), and 66
+    seconds once a download gets no further. Its HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT set the 10 seconds.
+    """
+    if revision is not None and not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
+        raise ModelError(f"revision {reprlib.repr(revision)} is not the name of a commit, tag or branch")
+    try:
+        with _hub_errors(repo):
+            folder = _get(repo, CONFIG_FILE, revision, local_files_only).parent
+            commit = folder.name  # the cache's layout is snapshots/COMMIT/FILE
+            weights = _get_weights(repo, commit, local_files_only)
+    except ModelError as error:
+        whole = _whole_commits(repo)
+        if not whole:
+            raise
+        raise ModelError(f"{error}; the cache holds another commit whole: revision={whole[0]!r}") from error
+    if not local_files_only and _is_damaged(folder / weights):
+        _download_again(repo, commit, CONFIG_FILE, weights)
+    return folder
+
+
+def _get_weights(repo: str, commit: str, local_files_only: bool) -> str:
+    """The weights of a commit into the Hub's cache. The name of their file: model.onnx is for want of the other."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    with _hub_errors(repo):
-        config = Path(hf_hub_download(repo, CONFIG_FILE, revision=revision, local_files_only=local_files_only))
-        commit = config.parent.name  # the cache's layout is snapshots/COMMIT/FILE
-        try:
-            hf_hub_download(repo, WEIGHTS_FILE, revision=commit, local_files_only=local_files_only)
-        except LocalEntryNotFoundError:  # the Hub was not asked or not reached
-            hf_hub_download(repo, INT8_FILE, revision=commit, local_files_only=True)
-        except EntryNotFoundError:
-            hf_hub_download(repo, INT8_FILE, revision=commit, local_files_only=local_files_only)
-        return config.parent
+    in_cache = [try_to_load_from_cache(repo, name, revision=commit) for name in (WEIGHTS_FILE, INT8_FILE)]
+    if in_cache[0] is _CACHED_NO_EXIST and isinstance(in_cache[1], str):
+        return INT8_FILE  # found so before: the Hub need not be asked again
+    try:
+        _get(repo, WEIGHTS_FILE, commit, local_files_only)
+        return WEIGHTS_FILE
+    except LocalEntryNotFoundError:  # the Hub was not asked or not reached
+        raise
+    except EntryNotFoundError:
+        _get(repo, INT8_FILE, commit, local_files_only)
+        return INT8_FILE
 
 
-def fetch_file(repo: str, name: str, *, local_files_only: bool = False) -> Path:
+def _get(repo: str, name: str, revision: str | None, local_files_only: bool) -> Path:
+    """One file from the Hub, or from its cache where the Hub gives no answer."""
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, name, revision=revision, local_files_only=local_files_only))
+    except (errors.EntryNotFoundError, errors.RevisionNotFoundError):  # an answer; or the client looked into its cache
+        raise
+    except Exception:  # it does not where the line breaks
+        with suppress(errors.LocalEntryNotFoundError):
+            return Path(hf_hub_download(repo, name, revision=revision, local_files_only=True))
+        raise
+
+
+def _whole_commits(repo: str) -> list[str]:
+    """The commits of which the Hub's cache has both files, the newest first."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    snapshots = Path(HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "snapshots")
+    whole = [
+        file.parent
+        for name in (WEIGHTS_FILE, INT8_FILE)
+        for file in snapshots.glob(f"*/{name}")
+        if file.is_file() and file.with_name(CONFIG_FILE).is_file()
+    ]
+    return [folder.name for folder in sorted(whole, key=lambda folder: -folder.stat().st_mtime)]
+
+
+def _is_damaged(weights: Path) -> bool:
+    """Whether the weights are other bytes than the config.json beside them states, or that is not JSON at all."""
+    try:
+        stated = json.loads(read_weights(weights.with_name(CONFIG_FILE), _MOST_CONFIG_BYTES))["weights_sha256"]
+        data = read_weights(weights, _MOST_WEIGHT_BYTES)
+    except (ModelError, ValueError, RecursionError, TypeError, KeyError):
+        return True
+    return hashlib.sha256(data).hexdigest() != stated
+
+
+def fetch_file(repo: str, name: str, sha256: str, *, local_files_only: bool = False) -> Path:
     """One file of a Hub repository: from the Hub's cache where it is there, else downloaded into it.
 
-    Its bytes are whatever lies there: the caller must know their SHA-256.
+    One whose SHA-256 is not the one given is downloaded again, once: the caller must look whether it is now.
     """
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     with _hub_errors(repo, f"a repository with the file {name}"):
         try:
-            return Path(hf_hub_download(repo, name, local_files_only=True))
+            path = _get(repo, name, None, True)
         except LocalEntryNotFoundError:
-            return Path(hf_hub_download(repo, name, local_files_only=local_files_only))
+            path = _get(repo, name, None, local_files_only)
+    if not local_files_only and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        _download_again(repo, path.parent.name, name)
+    return path
+
+
+def _download_again(repo: str, commit: str, *names: str) -> None:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        with _hub_errors(repo):
+            for name in names:
+                hf_hub_download(repo, name, revision=commit, force_download=True)
+    except ModelError as error:
+        raise ModelError(f"the copy of {repo} in the cache is damaged, and no other could be had: {error}") from error
 
 
 _AN_ENCODER = f"an encoder of this package: it lacks {CONFIG_FILE} or {WEIGHTS_FILE}"
@@ -286,9 +398,11 @@ def _hub_errors(repo: str, wanted: str = _AN_ENCODER) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise ModelError(f"{repo} has no such revision: {error}") from error
     except errors.LocalEntryNotFoundError as error:
+        status = _status(error)
+        answer = "was not asked or not reached" if status is None else f"answered HTTP {status}"
         raise ModelError(
-            f"{repo} is not in the local cache and the Hub was not asked or not reached: check the network, unset "
-            f"HF_HUB_OFFLINE and local_files_only, or pass a path on this machine: {error}"
+            f"{repo} is not in the local cache and the Hub {answer}: {_way_out(status)}, or pass a path on this "
+            f"machine: {error}"
         ) from error
     except errors.EntryNotFoundError as error:
         raise ModelError(f"{repo} is not {wanted}: {error}") from error
@@ -297,6 +411,22 @@ def _hub_errors(repo: str, wanted: str = _AN_ENCODER) -> Iterator[None]:
             f"{repo} is not on the Hub, or is private and needs a log-in (hf auth login): {error}"
         ) from error
     except Exception as error:  # HTTP, validation, disk and transfer errors have no base of their own in common
+        status = _status(error)
+        way_out = "try again later" if status is None else _way_out(status)
         raise ModelError(
-            f"the Hub could not give {repo}: {error}; try again later, or pass a path on this machine"
+            f"the Hub could not give {repo}: {error}; {way_out}, or pass a path on this machine"
         ) from error
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of what the Hub answered, if it did."""
+    answers = (getattr(cause, "response", None) for cause in (error, error.__cause__))
+    return next((answer.status_code for answer in answers if answer is not None), None)
+
+
+def _way_out(status: int | None) -> str:
+    if status is None:
+        return "check the network, unset HF_HUB_OFFLINE and local_files_only"
+    if status in (401, 403):
+        return "log in with a token that is allowed to (hf auth login)"
+    return "try again later"

@@ -2,41 +2,95 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import io
+import logging
 import os
 import re
+import stat
 import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFile, _imaging
 
 from fergeneral.errors import ImageError
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit for a picture that is not an attack: 256 MiB of RGB
+MAX_BYTES = 2**29  # of a file: 512 MiB, six bytes for each of MAX_PIXELS (16-bit RGB, not compressed)
+# Pillow's names of what photos come in. Its many other readers are not used: they are seldom tried with hostile files,
+# and one of them, for EPS, starts another program. HEIF and JXL are there where a plugin (pillow-heif) registers them.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "HEIF", "JXL")
+
+# Each scan goes over the whole picture, so that a small file of many would take hours. libtiff 4.7 stops at 100, too.
+_MAX_SCANS = 100
+_BLOCK = 2**20  # bytes read at once
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")
+_READABLE = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, JPEG 2000 and PPM"
 _WANTED = (
     "wanted: a path, bytes, an open binary file, a PIL image, a uint8 array (H, W), (H, W, 3) or (H, W, 4), "
     "or a uint8 torch tensor (3, H, W) or (H, W, 3)"
 )
+_OTHER_FORMATS = (  # how they begin, and what they are
+    (b"%!PS", "PostScript (EPS)"),
+    (b"\xc5\xd0\xd3\xc6", "PostScript (EPS)"),
+    (b"%PDF", "PDF"),
+    (b"8BPS", "Photoshop (PSD)"),
+    (b"\0\0\1\0", "an icon (ICO)"),
+    (b"DDS ", "DirectDraw (DDS)"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"<", "text (HTML, XML or SVG)"),
+    (b"PK\3\4", "a zip archive"),
+    (b"\x1f\x8b", "gzip"),
+)
+_TURNS = {  # EXIF orientation -> what brings the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image in any usual form and return it upright, as a PIL image of mode RGB.
 
-    `source`: a path, bytes, an open binary file, a PIL image of any mode, a uint8 array of shape (H, W),
-    (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, or a uint8 torch tensor in the layouts (H, W, C) or (C, H, W).
-    The EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits, and of
-    an animation the first frame is taken. URLs are not fetched.
-    Raises ImageError that says what came and what is wanted, also for a file of more than `max_pixels` pixels,
-    before their memory is taken (Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, stands beside this one).
+    `source`: a path, bytes, an open binary file (read from where it stands to its end), a PIL image of any mode, a
+    uint8 array of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, or a uint8 torch tensor in the layouts
+    (H, W, C) or (C, H, W). Files are read by their content, whatever their name, in the formats FORMATS; URLs are not
+    fetched, and of devices, pipes and sockets nothing is read.
+    The EXIF orientation is applied, transparency is laid on white, 16-bit values are scaled to 8 bits, and of an
+    animation or several pages the first is taken. Colours are taken as they are: an ICC profile is not applied, broken
+    or not, and CMYK is turned into RGB by its plain formula. Metadata are left out of the result.
+
+    `max_pixels`: a file of more pixels is refused before their memory is taken, and so is one of more than MAX_BYTES
+    (or 6 bytes for each of `max_pixels`, where that is more). `extract` and all else use the default: to have a larger
+    photo, pass them `load_image(path, max_pixels=...)`. What is in memory already has no limit.
+    Memory, at its peak, in bytes a pixel: 4 for the result; 8 where it had to be turned, was CMYK or transparent, and
+    for a compressed TIFF; 10 for a progressive JPEG (12 with CMYK), 12 for AVIF, 17 for WebP, 25 for JPEG 2000; up to
+    40 MB for the computation; and the file itself, unless `source` is a path (measured with Pillow 13). MAX_PIXELS of
+    a photo thus take 340 MB to 1.1 GB, as WebP 1.5 and as JPEG 2000 2.2 GB; to find and cut its faces, up to 4 bytes a
+    pixel are added to the result's. `extract_many` reads as many photos at once as there are cores, at most 8.
+
+    Raises ImageError, which says what came and what is wanted, and nothing else for whatever `source` is. No warning
+    is given. Raises ValueError for a `max_pixels` that is no positive whole number.
     """
+    if not isinstance(max_pixels, int) or max_pixels < 1:
+        raise ValueError(f"max_pixels must be a positive whole number, got {max_pixels!r}")
     if isinstance(source, Image.Image):
-        return _from_pil(source, "the PIL image", max_pixels)
+        return _from_pil(source, max_pixels)
     if isinstance(source, (str, os.PathLike)):
         return _from_path(source, max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_bytes(bytes(source), "the image bytes", max_pixels)
+        return _from_bytes(source, max_pixels)
     if isinstance(source, np.ndarray):
         return _from_array(source, "an array")
     if _is_tensor(source):
@@ -51,110 +105,296 @@ def _is_tensor(source: Any) -> bool:
     return torch is not None and isinstance(source, torch.Tensor)
 
 
+def _printable(text: object) -> str:
+    """On one line that any terminal, file and table takes: no control characters or lone surrogates, not too long."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return plain if len(plain) <= 300 else f"{plain[:200]}...{plain[-90:]}"
+
+
+def _reason(error: BaseException) -> str:
+    return _printable(error) or type(error).__name__
+
+
 def _from_path(source: str | os.PathLike[str], max_pixels: int) -> Image.Image:
-    text = os.fspath(source)
-    if isinstance(text, str) and _URL.match(text):
-        raise ImageError(f"{text} is a URL; this package does not download images: save it first, then pass the file")
     try:
-        with open(text, "rb") as file:
-            return _decode(file, text, max_pixels)
+        path = os.fspath(source)
+    except Exception as error:
+        raise ImageError(f"{type(source).__name__} gives no path: {_reason(error)}") from error
+    name = _printable(path) or "the path ''"
+    if isinstance(path, str) and _URL.match(path):
+        raise ImageError(f"{name} is a URL; this package does not download images: save it first, then pass the file")
+    try:
+        kind = os.stat(path).st_mode
+        if stat.S_ISREG(kind):
+            with open(path, "rb") as file:
+                return _decode(file, name, max_pixels)
+    except ImageError:
+        raise
     except FileNotFoundError:
-        raise ImageError(f"{text}: no such file") from None
-    except IsADirectoryError:
-        raise ImageError(f"{text} is a directory, not an image; pass the files in it one by one") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{text!r} cannot be opened: {error}") from error
+        what = "is a link to a file that is not there" if os.path.islink(path) else "no such file"
+        raise ImageError(f"{name}: {what}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte or a lone surrogate in the path
+        raise ImageError(f"{name} cannot be opened: {_reason(error)}") from error
+    if stat.S_ISDIR(kind):
+        raise ImageError(f"{name} is a directory, not an image; pass the files in it one by one")
+    raise ImageError(f"{name} is a pipe, socket or device, which may never end; wanted: a regular file, or its bytes")
 
 
-def _from_bytes(data: bytes, name: str, max_pixels: int) -> Image.Image:
-    return _decode(io.BytesIO(data), name, max_pixels)
+def _from_bytes(source: bytes | bytearray | memoryview, max_pixels: int) -> Image.Image:
+    try:
+        file = io.BytesIO(bytes(source))  # bytes are not copied
+    except Exception as error:  # a released memoryview
+        raise ImageError(f"the image data cannot be read: {_reason(error)}") from error
+    return _decode(file, "the image data", max_pixels)
 
 
 def _from_file(source: Any, max_pixels: int) -> Image.Image:
-    name = f"the file object {getattr(source, 'name', type(source).__name__)!r}"
+    file = io.BytesIO()
+    limit = _max_bytes(max_pixels)
     try:
-        data = source.read()
+        name = f"the file object {_printable(getattr(source, 'name', type(source).__name__))!r}"
+        while file.tell() <= limit:
+            block = source.read(_BLOCK)
+            if not isinstance(block, (bytes, bytearray, memoryview)):
+                raise ImageError(f"{name} gives {type(block).__name__}, not bytes; open it in binary mode ('rb')")
+            if not block:
+                break
+            file.write(block)
+    except ImageError:
+        raise
     except Exception as error:  # a user's object may raise anything
-        raise ImageError(f"{name} cannot be read: {error}") from error
-    if not isinstance(data, (bytes, bytearray)):
-        raise ImageError(f"{name} gives {type(data).__name__}, not bytes; open it in binary mode ('rb')")
-    return _from_bytes(bytes(data), name, max_pixels)
+        raise ImageError(f"the file object {type(source).__name__} cannot be read: {_reason(error)}") from error
+    if not file.tell():
+        raise ImageError(f"{name} is empty (0 bytes), or stands at its end: seek(0) goes back")
+    return _decode(file, name, max_pixels)
+
+
+def _max_bytes(max_pixels: int) -> int:
+    return max(MAX_BYTES, 6 * max_pixels)
 
 
 def _decode(file: Any, name: str, max_pixels: int) -> Image.Image:
-    if not file.read(1):
+    size, limit = file.seek(0, os.SEEK_END), _max_bytes(max_pixels)
+    if not size:
         raise ImageError(f"{name} is empty (0 bytes)")
-    file.seek(0)
+    if size > limit:
+        raise ImageError(
+            f"{name} has more than {limit} bytes, too large for one photo; load_image(..., max_pixels=...) takes more"
+        )
+    with _translated(name), _open(file, name) as image:
+        _check_unread(image, file, name, max_pixels)
+        return _upright_rgb(image, name, own=True)
+
+
+def _from_pil(image: Image.Image, max_pixels: int) -> Image.Image:
+    name = "the PIL image"
+    with _translated(name):
+        if isinstance(image, ImageFile.ImageFile) and image.fp is not None:  # else the pixels are in memory already
+            _check_unread(image, image.fp, name, max_pixels)
+        if image.width < 1 or image.height < 1:
+            raise ImageError(f"{name} has no pixels ({image.width}x{image.height})")
+        return _upright_rgb(image, name, own=False)
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """Whatever Pillow raises as ImageError, and none of its warnings."""
     try:
-        with Image.open(file) as image:
-            return _from_pil(image, name, max_pixels)
+        with _no_warnings():
+            yield
     except ImageError:
         raise
-    except UnidentifiedImageError:
+    except MemoryError as error:
+        raise ImageError(f"{name} needs more memory than there is") from error
+    except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{name} is not an image in a format that Pillow reads (JPEG, PNG, WebP, GIF, TIFF, BMP and others)"
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(
-            f"{name} is too large: {error}; for a file you trust, set PIL.Image.MAX_IMAGE_PIXELS and pass "
-            f"load_image(..., max_pixels=...)"
-        ) from None
+            f"{name} is too large: {error}; for a file you trust, set PIL.Image.MAX_IMAGE_PIXELS, too"
+        ) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        raise ImageError(f"{name} is damaged or cut off: {error}") from error
+        raise ImageError(f"{name} is damaged or cut off: {_reason(error)}") from error
 
 
-def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    if image.width < 1 or image.height < 1:
-        raise ImageError(f"{name} has no pixels ({image.width}x{image.height})")
-    in_file = isinstance(image, ImageFile.ImageFile)  # else the pixels are in memory already
-    if in_file and image.width * image.height > max_pixels:
+class _Reading(threading.local):
+    """What stands in warnings.filters for a pattern of modules, and fits in threads that are reading an image alone.
+
+    warnings.catch_warnings changes the filters of all threads, and, when blocks overlap in time, leaves them changed.
+    """
+
+    now = False
+
+    def match(self, module: str) -> bool:
+        return self.now
+
+    def __reduce__(self) -> str:  # scikit-learn sends the filters to its worker processes
+        return "_reading"
+
+
+_reading = _Reading()
+_QUIET = [("ignore", None, category, _reading, 0) for category in (UserWarning, RuntimeWarning)]  # not: deprecations
+_changing_filters = threading.Lock()
+logging.getLogger("PIL.TiffImagePlugin").addFilter(lambda record: not _reading.now)  # it raises what it logs
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Pillow warns of dozens of faults in metadata, which may come with every photo of a camera."""
+    filters: Any = warnings.filters
+    if filters[: len(_QUIET)] != _QUIET:
+        with _changing_filters:
+            filters[:] = _QUIET + [other for other in filters if other not in _QUIET]
+    _quiet_libtiff()
+    _reading.now = True
+    try:
+        yield
+    finally:
+        _reading.now = False
+
+
+@functools.cache
+def _quiet_libtiff() -> None:
+    """libtiff prints faults of a file on stderr, which Pillow then raises as errors. Where it is part of Pillow's own
+    library (on Windows), it goes on."""
+    try:
+        silence = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+        silence.argtypes, silence.restype = [ctypes.c_void_p], ctypes.c_void_p
+        silence(None)
+    except (AttributeError, OSError):
+        pass
+
+
+def _open(file: Any, name: str) -> ImageFile.ImageFile:
+    """Image.open, but for formats (FORMATS), limit (ours) and errors (what is wrong with a file of a known format)."""
+    Image.init()
+    file.seek(0)
+    head = file.read(64)
+    failures = []
+    for format_name in FORMATS:
+        if format_name not in Image.OPEN:
+            continue
+        factory, accepts = Image.OPEN[format_name]
+        accepted = accepts(head[:16]) if accepts else False
+        if isinstance(accepted, str):
+            failures.append(f"{name}: {accepted}")
+        elif accepted:
+            file.seek(0)
+            try:
+                return factory(file, "")
+            except (Image.DecompressionBombError, MemoryError):
+                raise
+            except Exception as error:
+                failures.append(f"{name} begins as {format_name} but is damaged or cut off: {_reason(error)}")
+    other = _other_format(head)
+    if other:
+        raise ImageError(f"{name} is {other}, which is not read; {_READABLE} are")
+    if failures:
+        raise ImageError(failures[0])
+    raise ImageError(f"{name} is not an image in a format that is read: {_READABLE}")
+
+
+def _other_format(head: bytes) -> str:
+    if head[4:8] == b"ftyp" and b"avif" not in head and b"avis" not in head:
+        if head[8:11] in (b"hei", b"hev", b"mif", b"msf"):
+            return "HEIC (convert it, or  pip install pillow-heif  and call pillow_heif.register_heif_opener() once)"
+        return "a film (MP4 or MOV)"
+    return next((what for start, what in _OTHER_FORMATS if head.startswith(start)), "")
+
+
+def _check_unread(image: ImageFile.ImageFile, file: Any, name: str, max_pixels: int) -> None:
+    """What must hold before the pixels are read."""
+    if image.format not in (*FORMATS, "MPO"):  # MPO: a JPEG file with more pictures in it
+        raise ImageError(f"{name} is a file of the format {image.format}, which is not read; {_READABLE} are")
+    if image.width * image.height > max_pixels:
         raise ImageError(
-            f"{name} is too large: {image.width}x{image.height} pixels, at most {max_pixels} are read "
-            f"(load_image(..., max_pixels=...) sets another limit)"
+            f"{name} is too large: {image.width}x{image.height} pixels, at most {max_pixels} are read; if you trust "
+            f"it, load_image(..., max_pixels=...) takes more, and its result can be passed wherever an image is wanted"
         )
-    try:
-        image.load()
-    except Exception as error:
-        raise ImageError(f"{name} is damaged or cut off: {error}") from error
-    return _to_rgb(_upright(image), name)
+    if image.format in ("JPEG", "MPO"):
+        scans = _scans(file)
+        if scans > _MAX_SCANS:
+            raise ImageError(f"{name} is a JPEG of {scans} scans; more than {_MAX_SCANS} are not read")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _scans(file: Any) -> int:
+    """Of a JPEG: inside a scan no byte 255 is followed by any but 0 and markers, so the markers can be counted."""
+    before = file.tell()
+    file.seek(0)
+    scans = sum(block.count(b"\xff\xda") for block in iter(lambda: file.read(_BLOCK), b""))
+    file.seek(before)
+    return scans
+
+
+def _upright_rgb(image: Image.Image, name: str, *, own: bool) -> Image.Image:
+    """A new image, or `image` itself, if it is our `own` to change, without metadata: what they say of the pixels, such
+    as the orientation, is done."""
+    image.load()
+    turn = _turn(image)
+    result = _to_rgb(image, name)
+    if turn is not None:
+        result = result.transpose(turn)
+    elif result is image and not own:
+        result = image.copy()
+    result.info = {}
+    return result
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(0x0112)
     except Exception:  # damaged EXIF says nothing about the pixels, which have been read by now
-        return image
+        return None
+    return _TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
+    transparent = "transparency" in image.info
+    if image.mode == "RGB" and not transparent:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_wide(image, name)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or transparent:
+        return _on_white(image)
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for one of Adobe's, which are stored inverted
     try:
         return image.convert("RGB")
     except ValueError as error:
         raise ImageError(f"{name} has the mode {image.mode}, which cannot be turned into RGB: {error}") from None
 
 
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image in parts of about 2**20 pixels, each with its top row: what is computed of them then takes no memory
+    to speak of."""
+    rows = max(1, 2**20 // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    result = Image.new("RGB", image.size, (255, 255, 255))
+    for top, band in _bands(image):
+        rgba = band.convert("RGBA")
+        result.paste(rgba, (0, top), rgba)
+    return result
+
+
 def _from_wide(image: Image.Image, name: str) -> Image.Image:
     """16-bit grey, which Pillow holds as I;16 or I: the full range 0..65535 becomes 0..255."""
     if image.mode == "F":
         raise ImageError(f"{name} has 32-bit floating-point pixels; scale them to 0..255 and convert to 8 bits first")
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageError(f"{name} has 32-bit pixels ({values.min()}..{values.max()}); convert it to 8 or 16 bits first")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    result = Image.new("RGB", image.size)
+    for top, band in _bands(image):
+        values = np.asarray(band).astype(np.int32)
+        low, high = values.min(), values.max()
+        if low < 0 or high > 65535:
+            raise ImageError(f"{name} has 32-bit pixels ({low}..{high}); convert it to 8 or 16 bits first")
+        grey = (values + 128) // 257
+        grey[values == image.info.get("transparency")] = 255
+        result.paste(Image.fromarray(grey.astype(np.uint8)), (0, top))
+    return result
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
-    came = f"{name} of shape {array.shape} and type {array.dtype}"
+    came = f"{name} of shape {array.shape} and type {_printable(array.dtype)}"
     if array.dtype != np.uint8:
         raise ImageError(f"got {came}; values must be uint8, 0..255 (for floats in 0..1: (255 * x).astype('uint8'))")
     if array.ndim == 4:
@@ -165,17 +405,22 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         raise ImageError(f"got {came}; {_WANTED}")
     if array.size == 0:
         raise ImageError(f"got {came}, which has no pixels")
-    return _from_pil(Image.fromarray(np.ascontiguousarray(array)), name, MAX_PIXELS)
+    with _translated(came):
+        return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
 
 
 def _from_tensor(tensor: Any) -> Image.Image:
-    array = tensor.detach().cpu()
-    if str(array.dtype) != "torch.uint8":
+    if str(tensor.dtype) != "torch.uint8":
         raise ImageError(
-            f"got a tensor of shape {tuple(array.shape)} and type {array.dtype}; values must be uint8, 0..255 "
+            f"got a tensor of shape {tuple(tensor.shape)} and type {tensor.dtype}; values must be uint8, 0..255 "
             f"(for floats in 0..1: (255 * x).to(torch.uint8))"
         )
-    array = array.numpy()
+    try:
+        array = tensor.detach().cpu().numpy()
+    except Exception as error:  # a sparse tensor, or one without values (device "meta")
+        raise ImageError(
+            f"got a tensor of shape {tuple(tensor.shape)} that gives no values: {_reason(error)}"
+        ) from error
     if array.ndim == 3 and array.shape[0] in (1, 3, 4):  # torch's own order, channels first, where both would fit
         array = np.moveaxis(array, 0, 2)
     return _from_array(array, "a tensor")

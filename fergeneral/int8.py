@@ -20,7 +20,7 @@ import torch
 from fergeneral.card import INT8_SUFFIX
 from fergeneral.encoder import Encoder, EncoderConfig, choose_device
 from fergeneral.errors import DataError, MissingExtraError, ModelError
-from fergeneral.hub import CONFIG_FILE, INT8_FILE
+from fergeneral.hub import CONFIG_FILE, INT8_FILE, verified_weights
 from fergeneral.storage import whole_file
 
 MIN_COSINE = 0.99
@@ -35,8 +35,13 @@ class Int8Encoder(Encoder):
         """`model`: the bytes of model.onnx. Raises ModelError for a model that is not one of this package's."""
         self.config = config
         self.device = torch.device("cpu")
+        self._model = model
         self._module = _Session(model, config)
         self._accelerator = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Int8Encoder], tuple[Any, ...]]:
+        """As Encoder's."""
+        return type(self), (self._model, self.config)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Not there: the weights were rounded. Raises ModelError."""
@@ -73,18 +78,7 @@ def load_int8(folder: Path, config: EncoderConfig, device: str | None) -> Int8En
     """Load model.onnx, whose bytes must have the SHA-256 that `config` states."""
     if device is not None and choose_device(device).type != "cpu":
         raise ModelError(f"{config.model_id} runs on the CPU only, device {device!r} was asked for")
-    path = folder / INT8_FILE
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != config.weights_sha256:
-        raise ModelError(
-            f"{path} is damaged or was changed: its SHA-256 is {digest}, config.json says "
-            f"{config.weights_sha256!r}; get the file again"
-        )
-    return Int8Encoder(data, config)
+    return Int8Encoder(verified_weights(folder / INT8_FILE, config), config)
 
 
 def quantize(encoder: Encoder, folder: str | Path, crops: Any) -> float:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import secrets
+import stat
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,23 +17,65 @@ from typing import Any
 
 import numpy as np
 
-from fergeneral.errors import DataError, MissingExtraError
-from fergeneral.types import Face
+from fergeneral.errors import DataError, MissingExtraError, ModelError
+from fergeneral.types import Face, TrackedFace
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to write to; it takes the target's place only if the block ends without an error."""
+def whole_file(target: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yield a path beside `target` to write to; it takes the target's place only if the block ends without an error.
+
+    `durable`: what is written is on the disk before it takes that place, and the place is, before the block is left; so
+    that a power cut, too, leaves the old file or the new one. This costs milliseconds.
+    """
     temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
     try:
         yield temporary
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, target)
+        if durable:
+            sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def read_weights(path: Path, most: int) -> bytes:
+    """The bytes of a file of weights or of their configuration, at most `most`.
+
+    Links are followed, for the Hub's cache is made of them: what counts is the SHA-256 of what they lead to. Raises
+    ModelError for what is not there, is larger, or is no file (a folder, a device, a pipe).
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{path} cannot be read: it is not a file")
+        if status.st_size > most:
+            raise ModelError(f"{path} cannot be right: it has {status.st_size} bytes, wanted at most {most}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk. Nothing happens on Windows, or where a file system cannot do it."""
+    if sys.platform == "win32":  # folders cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
 _LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 SUFFIXES = (".parquet", ".csv", ".npz")
+FaceRow = tuple[str, int, Face]  # path of the photo, place of the face in it, face
+VIDEO_COLUMNS = ("time", "track")
 
 
 class FaceTable:
@@ -38,18 +83,22 @@ class FaceTable:
 
     Columns: path, face (its place in the photo, 0 = largest), box (4), landmarks (10: x and y of left eye, right
     eye, nose, left and right mouth corner), score, embedding (D), model_id. Parquet holds the vectors as fixed-size
-    lists of float32, .csv as numbered columns, .npz as arrays (N, 4), (N, 5, 2) and (N, D).
+    lists of float32, .csv as numbered columns, .npz as arrays (N, 4), (N, 5, 2) and (N, D). With `video`, for faces
+    that are TrackedFace, also time (float64) and track (int32), at the end.
 
-    `partial`: if Ctrl-C (KeyboardInterrupt) ends the block, the table of the photos so far goes there, whole, too; the
+    `partial`: if Ctrl-C (KeyboardInterrupt) ends the block, the table of the rows so far goes there, whole, too; the
     exception then has a note that says so.
     """
 
-    def __init__(self, target: str | Path, embedding_size: int, *, partial: Path | None = None) -> None:
+    def __init__(
+        self, target: str | Path, embedding_size: int, video: bool = False, *, partial: Path | None = None
+    ) -> None:
         self.target = Path(target)
         self._partial = partial
-        self._last: str | None = None  # photo added
+        self._last: str | None = None  # path added
         self._embedding_size = embedding_size
-        self._rows: list[tuple[str, int, Face]] = []
+        self._video = video
+        self._rows: list[FaceRow] = []
         self._writing = threading.Lock()
         self._stack = ExitStack()
         suffix = self.target.suffix.lower()
@@ -61,7 +110,7 @@ class FaceTable:
 
     def __enter__(self) -> FaceTable:
         try:
-            temporary = self._stack.enter_context(whole_file(self.target))
+            temporary = self._stack.enter_context(whole_file(self.target, durable=True))
             self._stack.push(lambda _, error, __: self._keep(temporary, error))  # when the file is closed
             self._flush = self._open(temporary)
         except BaseException as error:
@@ -79,9 +128,13 @@ class FaceTable:
         self._stack.__exit__(*exc)
 
     def add(self, path: str, faces: Sequence[Face]) -> None:
-        """Add a photo's faces."""
-        self._rows.extend([(path, number, face) for number, face in enumerate(faces)])
+        """Add the faces of a photo, or of a frame of a video."""
+        self.add_rows([(path, number, face) for number, face in enumerate(faces)])
         self._last = path
+
+    def add_rows(self, rows: Iterable[FaceRow]) -> None:
+        """Add rows as they are."""
+        self._rows.extend(rows)
         if len(self._rows) >= 1024 and self.target.suffix.lower() != ".npz":
             self._write_out()
 
@@ -103,62 +156,70 @@ class FaceTable:
     def _keep(self, temporary: Path, error: BaseException | None) -> bool:
         if error is not None and self._partial is not None and self._is_kept(error):
             os.replace(temporary, self._partial)
-            error.add_note(f"the faces of the photos up to {self._last} are kept in {self._partial}")
+            error.add_note(f"the faces found so far, up to those in {self._last}, are in {self._partial}")
         return False
 
-    def _open_parquet(self, temporary: Path) -> Callable[[list[tuple[str, int, Face]]], None]:
-        pa, parquet = _pyarrow()
+    def _open_parquet(self, temporary: Path) -> Callable[[list[FaceRow]], None]:
+        pa, parquet = import_pyarrow()
 
         def vector(size: int) -> Any:
             return pa.list_(pa.float32(), size)
 
         fields = [("path", pa.string()), ("face", pa.int32()), ("box", vector(4)), ("landmarks", vector(10))]
         fields += [("score", pa.float32()), ("embedding", vector(self._embedding_size)), ("model_id", pa.string())]
+        fields += [("time", pa.float64()), ("track", pa.int32())] if self._video else []
         schema = pa.schema(fields)
         writer = self._stack.enter_context(parquet.ParquetWriter(str(temporary), schema))
 
-        def flush(rows: list[tuple[str, int, Face]]) -> None:
+        def flush(rows: list[FaceRow]) -> None:
             arrays = [
                 pa.FixedSizeListArray.from_arrays(pa.array(column.ravel()), field.type.list_size)
                 if pa.types.is_fixed_size_list(field.type)
                 else pa.array(column, field.type)
-                for field, column in zip(schema, _columns(rows, self._embedding_size).values(), strict=True)
+                for field, column in zip(
+                    schema, _columns(rows, self._embedding_size, self._video).values(), strict=True
+                )
             ]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
 
         return flush
 
-    def _open_csv(self, temporary: Path) -> Callable[[list[tuple[str, int, Face]]], None]:
+    def _open_csv(self, temporary: Path) -> Callable[[list[FaceRow]], None]:
         writer = csv.writer(self._stack.enter_context(temporary.open("w", newline="", encoding="utf-8")))
         writer.writerow(
             ["path", "face", "left", "top", "right", "bottom"]
             + [f"{name}_{axis}" for name in _LANDMARK_NAMES for axis in "xy"]
             + ["score", *(f"e{i}" for i in range(self._embedding_size)), "model_id"]
+            + list(VIDEO_COLUMNS if self._video else ())
         )
 
-        def flush(rows: list[tuple[str, int, Face]]) -> None:
+        def flush(rows: list[FaceRow]) -> None:
             for path, number, face in rows:
                 numbers = np.concatenate([face.box, face.landmarks.ravel(), [np.float32(face.score)], face.embedding])
-                writer.writerow([path, number, *(str(value) for value in numbers.astype(np.float32)), face.model_id])
+                row = [path, number, *(str(value) for value in numbers.astype(np.float32)), face.model_id]
+                writer.writerow(row + [getattr(face, name) for name in VIDEO_COLUMNS if self._video])
 
         return flush
 
-    def _open_npz(self, temporary: Path) -> Callable[[list[tuple[str, int, Face]]], None]:
-        def flush(rows: list[tuple[str, int, Face]]) -> None:
+    def _open_npz(self, temporary: Path) -> Callable[[list[FaceRow]], None]:
+        def flush(rows: list[FaceRow]) -> None:
             with temporary.open("wb") as file:
-                np.savez(file, **_columns(rows, self._embedding_size))  # type: ignore[arg-type]
+                np.savez(file, **_columns(rows, self._embedding_size, self._video))  # type: ignore[arg-type]
 
         flush([])  # so that a job without a face leaves a table without rows
         return flush
 
 
 def read_table(path: str | Path) -> dict[str, np.ndarray]:
-    """Read a table of faces from any of the three formats.
+    """Read a table of faces from any of the three formats, or from the folder of a job (its finished shards).
 
     Returns arrays of N rows: path (N,) str, face (N,) int32, box (N, 4), landmarks (N, 5, 2), score (N,), embedding
-    (N, D), all float32, and model_id (N,) str. Raises DataError for a file that is not such a table.
+    (N, D), all float32, and model_id (N,) str; of videos also time (N,) float64 and track (N,) int32. Raises
+    DataError for a file that is not such a table.
     """
     source = Path(path)
+    if source.is_dir():
+        return _read_folder(source)
     readers = {".parquet": _read_parquet, ".csv": _read_csv, ".npz": _read_npz}
     if source.suffix.lower() not in readers:
         raise DataError(f"{source} must end in one of {', '.join(SUFFIXES)}")
@@ -170,10 +231,10 @@ def read_table(path: str | Path) -> dict[str, np.ndarray]:
         raise DataError(f"{source} is not a readable table of faces: {error}") from error
 
 
-def _columns(rows: list[tuple[str, int, Face]], embedding_size: int) -> dict[str, np.ndarray]:
+def _columns(rows: list[FaceRow], embedding_size: int, video: bool) -> dict[str, np.ndarray]:
     n = len(rows)
     faces = [face for _, _, face in rows]
-    return {
+    columns = {
         "path": np.array([path for path, _, _ in rows], dtype=str),
         "face": np.array([number for _, number, _ in rows], dtype=np.int32),
         "box": np.array([face.box for face in faces], dtype=np.float32).reshape(n, 4),
@@ -182,13 +243,19 @@ def _columns(rows: list[tuple[str, int, Face]], embedding_size: int) -> dict[str
         "embedding": np.array([face.embedding for face in faces], dtype=np.float32).reshape(n, embedding_size),
         "model_id": np.array([face.model_id for face in faces], dtype=str),
     }
+    if video:
+        tracked = [face for face in faces if isinstance(face, TrackedFace)]
+        columns["time"] = np.array([face.time for face in tracked], dtype=np.float64)
+        columns["track"] = np.array([face.track for face in tracked], dtype=np.int32)
+    return columns
 
 
 def _read_parquet(path: Path) -> dict[str, np.ndarray]:
-    _, parquet = _pyarrow()
+    _, parquet = import_pyarrow()
     table = parquet.read_table(str(path))
     arrays: dict[str, np.ndarray] = {}
-    for name in ("path", "face", "box", "landmarks", "score", "embedding", "model_id"):
+    names = ("path", "face", "box", "landmarks", "score", "embedding", "model_id")
+    for name in (*names, *(name for name in VIDEO_COLUMNS if name in table.column_names)):
         column = table[name].combine_chunks()
         if name in ("box", "landmarks", "embedding"):
             arrays[name] = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
@@ -200,11 +267,22 @@ def _read_parquet(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _read_folder(folder: Path) -> dict[str, np.ndarray]:
+    from fergeneral.jobs import face_parts
+
+    parts = [read_table(part) for part in face_parts(folder)]
+    if not parts:
+        raise DataError(f"{folder} holds no finished shard of a job")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    size = len(header) - 18
-    numbers = np.array([row[2:-1] for row in rows], dtype=np.float32).reshape(len(rows), 15 + size)
+    extra = {name: header.index(name) for name in VIDEO_COLUMNS if name in header}
+    end = len(header) - 1 - len(extra)  # of the numbers; then come the model's id and what videos have
+    numbers = np.array([row[2:end] for row in rows], dtype=np.float32).reshape(len(rows), end - 2)
+    types = {"time": np.float64, "track": np.int32}
     return {
         "path": np.array([row[0] for row in rows], dtype=str),
         "face": np.array([row[1] for row in rows], dtype=np.int32),
@@ -212,7 +290,8 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
         "landmarks": numbers[:, 4:14].reshape(-1, 5, 2),
         "score": numbers[:, 14],
         "embedding": numbers[:, 15:],
-        "model_id": np.array([row[-1] for row in rows], dtype=str),
+        "model_id": np.array([row[end] for row in rows], dtype=str),
+        **{name: np.array([row[at] for row in rows], dtype=types[name]) for name, at in extra.items()},
     }
 
 
@@ -221,7 +300,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def import_pyarrow() -> tuple[Any, Any]:
+    """The modules pyarrow and pyarrow.parquet. Raises MissingExtraError."""
     try:
         import pyarrow
         import pyarrow.parquet

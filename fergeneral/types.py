@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,25 @@ class Face(Detection):
 
     embedding: np.ndarray
     model_id: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrackedFace(Face):
+    """A face in a video, in pixels of the frame as it is shown: upright, pixels square.
+
+    `time`: of its frame, in seconds since the video's start. `track`: 0, 1, 2, ... in order of appearance; the faces
+    of one track follow each other in place and are taken for one person. A number never comes back in a video.
+    """
+
+    time: float
+    track: int
+
+
+class VideoFrame(NamedTuple):
+    """A frame that was read: its `time` in seconds since the video's start, and its `faces`, largest first."""
+
+    time: float
+    faces: list[TrackedFace]
 
 
 @runtime_checkable

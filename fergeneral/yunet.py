@@ -19,12 +19,14 @@ from PIL import Image
 from fergeneral.errors import MissingExtraError, ModelError
 from fergeneral.forking import fork_safe_lock, native_call
 from fergeneral.mtcnn import LandmarkNetwork, smallest_face
+from fergeneral.storage import read_weights
 from fergeneral.types import Detection
 
 REPOSITORY = "opencv/face_detection_yunet"
 MODEL_FILE = "face_detection_yunet_2023mar.onnx"
 # The file's bytes are what is pinned, whatever commit they come from.
 MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+_MOST_BYTES = 2**20  # it has 232,589
 
 SCORE_THRESHOLD = 0.7  # of YuNet or of O-Net: one of the two must be so sure of a face
 FACE_SIZE = 20  # pixels; an image is shrunk until the smallest face looked for is this large
@@ -103,7 +105,7 @@ class YuNetDetector:
         if rows is None:
             return []
         scale = np.array([image.width / small.width, image.height / small.height], dtype=np.float32)
-        found = (_detection(row, scale, image.size) for row in rows)
+        found = (_detection(row, scale, image.size) for row in rows if _mostly_inside(row, small.size))
         return [face for face in found if min(face.box[2:] - face.box[:2]) >= _SMALLEST_BOX]
 
     def _network(self) -> Any:
@@ -136,14 +138,11 @@ def _network(model: bytes, score_threshold: float) -> Any:
 def _from_hub(local_files_only: bool) -> Path:
     from fergeneral.hub import fetch_file
 
-    return fetch_file(REPOSITORY, MODEL_FILE, local_files_only=local_files_only)
+    return fetch_file(REPOSITORY, MODEL_FILE, MODEL_SHA256, local_files_only=local_files_only)
 
 
 def _verified(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    data = read_weights(path, _MOST_BYTES)
     digest = hashlib.sha256(data).hexdigest()
     if digest != MODEL_SHA256:
         raise ModelError(
@@ -169,6 +168,13 @@ def _pixels(image: Image.Image) -> np.ndarray:
     pixels = np.zeros(size, dtype=np.uint8)
     pixels[: image.height, : image.width] = np.asarray(image)[:, :, ::-1]
     return pixels
+
+
+def _mostly_inside(row: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether at least half of the box is: in the black beside a tiny image, YuNet may see faces larger than it."""
+    left, top, width, height = row[:4].tolist()
+    across, down = min(left + width, size[0]) - max(left, 0), min(top + height, size[1]) - max(top, 0)
+    return min(across, down) > 0 and 2 * across * down >= width * height
 
 
 def _detection(row: np.ndarray, scale: np.ndarray, size: tuple[int, int]) -> Detection:

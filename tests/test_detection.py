@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import copy
+import os
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import facenet_pytorch
 import numpy as np
 import pytest
 import torch
@@ -36,6 +39,33 @@ def test_landmarks_lie_on_the_astronauts_face(detector: MTCNNDetector, photos: P
     assert found.box.shape == (4,)
     assert found.box.dtype == found.landmarks.dtype == np.float32
     assert 0.9 < found.score <= 1
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("executed",)
+
+
+def test_mtcnns_own_weights_are_read_without_unpickling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """facenet-pytorch reads three files that lie in its wheel, by torch.load(path) as it stands.
+
+    Since torch 2.6, the least that this package takes, that makes tensors and nothing else.
+    """
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv1.weight": Evil()}, tmp_path / "evil.pt")
+    read, load = [], torch.load
+
+    def watched(path: str) -> object:  # any further argument would be an error
+        read.append(Path(path))
+        with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+            load(tmp_path / "evil.pt")
+        return load(path)
+
+    monkeypatch.setattr(torch, "load", watched)
+    MTCNNDetector()
+    assert [path.name for path in read] == ["pnet.pt", "rnet.pt", "onet.pt"]
+    assert {path.resolve().parent for path in read} == {Path(facenet_pytorch.__file__).parent / "data"}
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (19, 19), (39, 60), (40, 40), (41, 300)])

@@ -1,4 +1,7 @@
-"""Weights from the package, from folders and from the Hub; the Hub is a small server on this machine."""
+"""Weights from the package, from folders and from the Hub; the Hub is a small server on this machine.
+
+What is wrong with weights and with the Hub is in test_weights.py and test_hub_faults.py.
+"""
 
 from __future__ import annotations
 
@@ -286,6 +289,9 @@ def load_in_new_process(cache: Path, endpoint: str, repo: str, *, offline: bool 
 
 def test_weights_come_from_the_hub_and_then_from_its_cache(server: tuple[str, list[str]], tmp_path: Path) -> None:
     endpoint, asked = server
+    offline = load_in_new_process(tmp_path, endpoint, "owner/encoder", offline=True)
+    assert offline.startswith("ModelError")
+    assert "HF_HUB_OFFLINE" in offline
     assert load_in_new_process(tmp_path, endpoint, "owner/encoder", revision="v1") == "random"
     # The weights are asked for at the commit that the configuration came from, not at a name that may have moved on.
     assert any(request.startswith("GET") and f"/{COMMIT}/{WEIGHTS_FILE}" in request for request in asked)
@@ -293,19 +299,6 @@ def test_weights_come_from_the_hub_and_then_from_its_cache(server: tuple[str, li
     assert load_in_new_process(tmp_path, endpoint, "owner/encoder", revision="v1", offline=True) == "random"
     assert load_in_new_process(tmp_path, endpoint, "owner/encoder", revision="v1", local_files_only=True) == "random"
     assert asked == []
-
-
-def test_each_fault_of_the_hub_has_its_own_message(server: tuple[str, list[str]], folder: Path, tmp_path: Path) -> None:
-    endpoint, _ = server
-    assert "no such revision" in load_in_new_process(tmp_path, endpoint, "owner/encoder", revision="v9")
-    assert "not on the Hub" in load_in_new_process(tmp_path, endpoint, "owner/other")
-    offline = load_in_new_process(tmp_path, endpoint, "owner/encoder", offline=True)
-    assert "HF_HUB_OFFLINE" in offline
-    assert offline.startswith("ModelError")
-    (folder / WEIGHTS_FILE).write_bytes(b"other bytes")
-    assert "SHA-256" in load_in_new_process(tmp_path, endpoint, "owner/encoder")
-    (folder / CONFIG_FILE).unlink()
-    assert "not an encoder of this package" in load_in_new_process(tmp_path / "new", endpoint, "owner/encoder")
 
 
 def report_of(config: EncoderConfig) -> dict[str, Any]:

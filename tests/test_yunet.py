@@ -30,7 +30,7 @@ def hub(yunet_model: Path, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     asked: list[bool] = []
 
-    def hf_hub_download(repo: str, name: str, *, local_files_only: bool) -> str:
+    def hf_hub_download(repo: str, name: str, *, revision: str | None, local_files_only: bool) -> str:
         assert (repo, name) == (REPOSITORY, MODEL_FILE)
         asked.append(local_files_only)
         if False not in asked:

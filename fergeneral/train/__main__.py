@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
+from typing import NoReturn
 
 from fergeneral.errors import FergeneralError
 from fergeneral.train.config import RECIPES, find_recipe
@@ -21,7 +24,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
     parser.add_argument("--minutes", type=_minutes, help="fit the whole schedule into this much training time")
     parser.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="end this call then, with a checkpoint")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=_minutes,
+        default=2.0,
+        metavar="MINUTES",
+        help="how often one is written (default: 2)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in --out, if there is one; else start"
+    )
     options = parser.parse_args(arguments)
     try:
         done = train(
@@ -31,16 +43,18 @@ def main(arguments: list[str] | None = None) -> int:
             device=options.device,
             minutes=options.minutes,
             stop_after=options.stop_after,
+            checkpoint_minutes=options.checkpoint_minutes,
             resume=options.resume,
         )
     except FergeneralError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    end = f"wrote the encoder to {done}"
     if done is None:
-        print(f"stopped before the end; a checkpoint is in {options.out}, go on with --resume", file=sys.stderr)
-        return 0 if options.stop_after else 130
-    print(f"wrote the encoder to {done}", file=sys.stderr)
-    return 0
+        end = f"stopped before the end; a checkpoint is in {options.out}, go on with --resume"
+    if os.environ.get("RANK", "0") == "0":  # the first process under torchrun, or the only one
+        print(end, file=sys.stderr)
+    return 0 if done or options.stop_after else 130
 
 
 def _minutes(text: str) -> float:
@@ -50,5 +64,18 @@ def _minutes(text: str) -> float:
     return value
 
 
+def _command() -> NoReturn:
+    """Run `main` and end the process with its exit code."""
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    if code and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        sys.stderr.flush()
+        os._exit(code)  # torchrun must see the end at once, and NCCL's own tidying up may wait for the others for ever
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _command()

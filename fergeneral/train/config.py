@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from fergeneral.errors import DataError
@@ -72,9 +72,19 @@ class Recipe:
     synchronised_batchnorm: bool = True  # on CUDA only
     seed: int = 0
 
-    def fingerprint(self) -> str:
-        """A hash of every field: a checkpoint of another recipe is recognised by it."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+    def as_json(self) -> dict[str, Any]:
+        """Every field, as JSON gives it back: lists for tuples."""
+        fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return fields
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Where `other`, the `as_json()` of a recipe that was stored, is not this one: "seed: 1 there, 0 here" each."""
+        mine, absent = self.as_json(), "absent"
+        return [
+            f"{name}: {other.get(name, absent)} there, {mine.get(name, absent)} here"
+            for name in {**mine, **other}
+            if name not in mine or name not in other or other[name] != mine[name]
+        ]
 
     def objective_weight_at(self, progress: float) -> float:
         """The weight of the objective beside the fine term at `progress` (0..1) of the schedule."""

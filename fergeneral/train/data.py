@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,16 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def fingerprint(self) -> str:
+        """What a checkpoint knows its data by: how many images, and a hash of their names, labels and places in `pool`.
+
+        The pixels are not in it, nor is the folder that holds the data sets.
+        """
+        digest = hashlib.sha256("\n".join(self.names).encode())
+        for tensor in (self.fine, self.target, self.pool):
+            digest.update(tensor.cpu().numpy().tobytes())
+        return f"{len(self)} images, {digest.hexdigest()[:16]}"
 
     def to(self, device: torch.device) -> TrainingSet:
         """The same data with images and labels on a device; indices stay on the CPU, where parameters are drawn."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import secrets
+import time
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -12,7 +15,12 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from fergeneral.encoder import choose_device
+from fergeneral.errors import TrainingError
 from fergeneral.train.config import Recipe
+
+# How long a process waits for another that is silent before it gives up. One that dies is noticed at once on one
+# machine; the wait is for a machine that hangs, and must be longer than loading the data differs between machines.
+_TIMEOUT = timedelta(minutes=10)
 
 
 class Processes:
@@ -41,18 +49,34 @@ class Processes:
 
     def __enter__(self) -> Processes:
         if self.count > 1:
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            try:
+                store = _store_of_this_start(self.rank, self.count)
+                dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.count, timeout=_TIMEOUT)
+            except RuntimeError as error:
+                raise TrainingError(f"the {self.count} processes cannot reach each other: {error}") from error
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        if self.count > 1:
-            if exc[0] is None:
-                dist.barrier()  # nobody leaves while another still needs the connection
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self.count == 1:
+            return
+        if error is None:
+            dist.barrier()  # nobody leaves while another still needs the connection
             gc.collect()  # a DistributedDataParallel that outlives its group aborts the process when it ends
-            dist.destroy_process_group()
+            dist.destroy_process_group()  # not after an error: it would wait for the others, who may be gone
+        elif _is_of_connection(error):
+            raise TrainingError(
+                f"lost another of the {self.count} processes ({error}); --resume goes on from the last checkpoint, by "
+                f"itself under torchrun --max-restarts"
+            ) from error
 
     def share(self, batch: int) -> slice:
-        """The rows of a global batch that this process computes."""
+        """The rows of a global batch that this process computes. Raises TrainingError where it does not divide."""
+        if batch % self.count:
+            counts = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
+            raise TrainingError(
+                f"a batch of {batch} images cannot be divided among {self.count} processes; start one of {counts}"
+            )
         each = batch // self.count
         return slice(self.rank * each, (self.rank + 1) * each)
 
@@ -64,6 +88,14 @@ class Processes:
         dist.broadcast(shared, 0)
         return float(shared)
 
+    def any_of(self, value: bool) -> bool:
+        """Whether it is true on any process, on every process."""
+        if self.count == 1:
+            return value
+        shared = torch.tensor([float(value)], device=self.device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return bool(shared)
+
     def wrap(self, network: nn.Module, recipe: Recipe) -> nn.Module:
         """The network to call: with several processes, one that averages their gradients."""
         if self.count == 1:
@@ -73,6 +105,41 @@ class Processes:
                 network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
             return nn.parallel.DistributedDataParallel(network, device_ids=[self.device.index])
         return nn.parallel.DistributedDataParallel(network)
+
+
+def _store_of_this_start(rank: int, count: int) -> Any:
+    """A part of torchrun's store that holds nothing yet, the same on all processes that were started together.
+
+    torchrun keeps its store when it starts the processes again, and torch writes its addresses under the same keys
+    each time, so that a process would find those of one that has died (github.com/pytorch/pytorch/issues/135712).
+    The number of restarts does not tell the starts apart, since each machine counts its own. So the first process
+    draws a token, answers with it whoever asks with a token of its own, and waits until all others have got it.
+    """
+    stores: Any = dist  # whose stores mypy does not see
+    store, _, _ = next(stores.rendezvous("env://", rank, count, timeout=_TIMEOUT))
+    store.set_timeout(_TIMEOUT)
+    token = secrets.token_hex(8)
+    if rank > 0:
+        store.set(f"question/{rank}", token)
+        answer = store.get(f"answer/{token}").decode()
+        store.set(f"{answer}/{rank}", "got")
+        return stores.PrefixStore(answer, store)
+    deadline = time.monotonic() + _TIMEOUT.total_seconds()
+    others = set(range(1, count))
+    while others:
+        for other in others:
+            if store.check([f"question/{other}"]):  # perhaps an old one, whose answer nobody will read
+                store.set(f"answer/{store.get(f'question/{other}').decode()}", token)
+        others = {other for other in others if not store.check([f"{token}/{other}"])}
+        if time.monotonic() > deadline:
+            raise TrainingError(f"waited {_TIMEOUT} for the processes {sorted(others)}")
+        time.sleep(0.02)
+    return stores.PrefixStore(token, store)
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    """Whether an error came from the connection between processes; gloo's have no class of their own."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 class _Gather(torch.autograd.Function):

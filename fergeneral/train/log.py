@@ -15,13 +15,16 @@ LOG_FILE = "log.jsonl"
 
 
 class Log:
-    """Scalars to TensorBoard and log.jsonl, and a progress line on stderr."""
+    """Scalars to TensorBoard and log.jsonl, and a progress line on stderr.
+
+    `step`: that of the checkpoint the run goes on from. What was logged after it is taken out, as it comes again.
+    """
 
     def __init__(self, out: Path, step: int) -> None:
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
         path = out / LOG_FILE
-        lines = path.read_text().splitlines() if step and path.is_file() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]  # whole, not undone
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        kept = [line for line in lines if _step_of(line) <= step]
         with whole_file(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
@@ -45,3 +48,11 @@ class Log:
         """Flush and close the files."""
         self._file.close()
         self._board.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of log.jsonl; infinite for what is left of a torn one."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ from fergeneral.errors import TrainingError
 from fergeneral.hub import TRAINING_FILE, load_encoder, save_folder
 from fergeneral.storage import whole_file
 from fergeneral.train.augment import draw_parameters, make_views
-from fergeneral.train.checkpoint import Run
+from fergeneral.train.checkpoint import Run, checkpoint_exists
 from fergeneral.train.config import Recipe
 from fergeneral.train.data import TrainingSet, load_training_set
 from fergeneral.train.distributed import Processes, gather
@@ -82,26 +83,48 @@ def train(
 ) -> Path | None:
     """Pretrain an encoder and write the folder that `ExpressionExtractor.from_pretrained` reads.
 
-    `data`: the folder that holds the recipe's data sets. `out`: gets checkpoint.safetensors, log.jsonl,
-    tensorboard/ and at the end model.safetensors and config.json. `minutes`: fit the whole schedule, over all
-    resumes, into this much training time instead of the recipe's epochs. `stop_after`: end this call after so
-    many minutes, with a checkpoint. `resume`: go on from the checkpoint in `out`.
-    Under torchrun every process trains on its part of each batch. Ctrl-C saves a checkpoint and stops.
+    `data`: the folder that holds the recipe's data sets. `out`: gets checkpoint.safetensors and the one before it,
+    log.jsonl, tensorboard/ and at the end model.safetensors and config.json. `minutes`: fit the whole schedule, over
+    all resumes, into this much training time instead of the recipe's epochs. `stop_after`: end this call after so
+    many minutes, with a checkpoint. `checkpoint_minutes`: so often one is written on the way. `resume`: go on from
+    the newest whole checkpoint in `out`; where there is none, start. Ctrl-C and SIGTERM save a checkpoint and stop.
     Returns `out` when the schedule is finished, None when it was stopped before.
-    Raises DataError for data at fault and TrainingError for a collapsed run or a foreign checkpoint.
+    Raises DataError for data at fault and TrainingError for a collapsed run, a checkpoint that is damaged or of
+    another recipe or data, a number of processes that does not divide the batch, a lost process and a full disk.
+
+    Under torchrun every process trains on its part of each batch, whose size is the recipe's whatever the number of
+    processes; `out` must be one folder for all of them. When a process is lost the others end with an error, and
+    `torchrun --max-restarts N ... --resume` starts all again from the last checkpoint, on as many processes as there
+    are then. (For a machine to come back, torchrun itself needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its
+    environment: seen with torch 2.14.)
+
+    The same before and after, on any number of processes: the images of each step and their order (each epoch a
+    permutation of all images, of which the last len % batch are left out), their views, the step count, the learning
+    rate and the stage, since all are functions of the recipe's seed and the step or, with `minutes`, of the training
+    time; weights, their average and the optimiser's state come from the checkpoint. Not the same bit for bit: sums,
+    whose order depends on the number of processes. Not the same: batch statistics, which on a CPU are of a process's
+    own part of the batch, and without the recipe's gather_features the loss, which then sees that part alone.
     """
-    checkpoint = Path(out) / CHECKPOINT_FILE
-    if checkpoint.exists() and not resume:
+    out = Path(out)
+    checkpoint = out / CHECKPOINT_FILE
+    if checkpoint_exists(checkpoint) and not resume:
         raise TrainingError(f"{checkpoint} is there already; add --resume to go on, or choose another --out")
-    with Processes(device) as processes, StopRequest() as stop:
+    processes = Processes(device)
+    processes.share(recipe.batch_size)  # does it divide? Asked before anything is waited for
+    with processes, StopRequest() as stop:
 
         def run() -> Path | None:
             images = load_training_set(data, recipe, show_progress=show_progress and processes.is_first)
-            trainer = Trainer(recipe, images, Path(out), processes, minutes)
-            if checkpoint.exists():
-                trainer.run.load(checkpoint)
-            finished = trainer.train(stop, stop_after, checkpoint_minutes)
-            return trainer.write_encoder() if finished else None
+            trainer = Trainer(recipe, images, out, processes, minutes)
+            if resume:
+                trainer.resume()
+            try:
+                finished = trainer.train(stop, stop_after, checkpoint_minutes)
+                return trainer.write_encoder() if finished else None
+            except OSError as error:  # of a full or unwritable disk
+                raise TrainingError(
+                    f"cannot write to {out}: {error}; a checkpoint that was there is kept, --resume goes on from it"
+                ) from error
 
         return run()  # a function, so that its trainer is gone before the processes part
 
@@ -112,11 +135,8 @@ class Trainer:
     def __init__(
         self, recipe: Recipe, images: TrainingSet, out: Path, processes: Processes, minutes: float | None = None
     ) -> None:
-        if len(images.pool) < recipe.batch_size or recipe.batch_size % processes.count:
-            raise TrainingError(
-                f"a batch of {recipe.batch_size} cannot be drawn from {len(images.pool)} images "
-                f"or divided among {processes.count} processes"
-            )
+        if len(images.pool) < recipe.batch_size:
+            raise TrainingError(f"a batch of {recipe.batch_size} cannot be drawn from {len(images.pool)} images")
         self.recipe, self.processes, self.minutes = recipe, processes, minutes
         self.out = out
         self.all_images = images
@@ -126,6 +146,7 @@ class Trainer:
         self.total_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
         self._order = (-1, torch.empty(0, dtype=torch.long))
         self._collapsed_logs = 0
+        self._saved_step = -1
         torch.manual_seed(recipe.seed)
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True  # the input size is fixed within a stage
@@ -139,7 +160,7 @@ class Trainer:
         if recipe.average_decay:
             averaging = get_ema_multi_avg_fn(recipe.average_decay)
             average = AveragedModel(network.encoder, multi_avg_fn=averaging, use_buffers=True)
-        self.run = Run(recipe, network, optimizer, average)
+        self.run = Run(recipe, images.fingerprint(), network, optimizer, average)
         self._objective = _objective(recipe)
         config = EncoderConfig(model_id="")
         self._mean = torch.tensor(config.mean, device=processes.device).view(1, 3, 1, 1)
@@ -228,6 +249,18 @@ class Trainer:
             resized = self.all_images.resized(math.ceil(pixels * _STORAGE_FACTOR))
             self.images = resized.to(self.processes.device)
 
+    def resume(self) -> None:
+        """Go on from the newest whole checkpoint, if there is one; every process reads it."""
+        checkpoint = self.out / CHECKPOINT_FILE
+        line = f"no checkpoint in {self.out} yet: starting"
+        if checkpoint_exists(checkpoint):
+            line = self.run.load(checkpoint)
+            self._saved_step = self.run.step
+        if self.processes.is_first:
+            print(line, file=sys.stderr, flush=True)
+        if self.processes.any_of(self.processes.of_first(self.run.step) != self.run.step):
+            raise TrainingError(f"the processes do not see the same checkpoint: {self.out} must be one folder for all")
+
     def train(self, stop: StopRequest, stop_after: float | None, checkpoint_minutes: float) -> bool:
         """Step until the schedule ends (True) or a stop is asked for (False); checkpoints and logs on the way."""
         self.out.mkdir(parents=True, exist_ok=True)
@@ -262,7 +295,7 @@ class Trainer:
                 saved_at = now
                 self._save()
             asked = stop.asked or (stop_after is not None and now - started > 60 * stop_after)
-            if self.processes.of_first(float(asked)):
+            if self.processes.any_of(asked):
                 return False
         return True
 
@@ -279,8 +312,9 @@ class Trainer:
             )
 
     def _save(self) -> None:
-        if self.processes.is_first:
+        if self.processes.is_first and self.run.step != self._saved_step:
             self.run.save(self.out / CHECKPOINT_FILE)
+            self._saved_step = self.run.step
 
     def write_encoder(self) -> Path:
         """Write model.safetensors, config.json and training.json into `out`; only the first process writes."""
@@ -368,7 +402,10 @@ def _as_pairs(outputs: tuple[Tensor, ...], gathered: bool) -> Outputs:
 
 
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a flag that is read between two steps; a second Ctrl-C interrupts at once."""
+    """Turns Ctrl-C and SIGTERM into a flag that is read between two steps; a second Ctrl-C interrupts at once.
+
+    A second SIGTERM does not: a scheduler sends it to every process, and torchrun hands it on to them once more.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -381,7 +418,7 @@ class StopRequest:
         return self
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
 

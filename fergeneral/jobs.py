@@ -1,0 +1,589 @@
+"""Jobs of any size: photos in, a folder of Parquet tables out, in shards that are there whole or not at all.
+
+    OUT/manifest.json              weights, options; once all is done, totals
+    OUT/files/part-000003.parquet  one row a photo: path, status (faces, none, error), faces (how many), error (why)
+    OUT/faces/part-000003.parquet  one row a face, as in storage.FaceTable
+    OUT/.lock                      held by the process that writes
+
+A shard is the work of one chunk of photos. Its faces are written first, at most as many to a file as a shard has
+photos (part-000003-1.parquet and so on hold the rest), its table of files last: a shard exists only if its table of
+files does. What is on the disk is therefore right at any moment, and a job that was cut off goes on with the photos
+that stand in no table of files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import re
+import reprlib
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from fergeneral import __version__
+from fergeneral.errors import DataError, ImageError
+from fergeneral.sources import Source
+from fergeneral.storage import FaceRow, FaceTable, import_pyarrow, sync_folder, whole_file
+from fergeneral.types import Face
+
+if TYPE_CHECKING:
+    from fergeneral.encoder import Encoder
+    from fergeneral.extractor import ExpressionExtractor
+
+FORMAT_VERSION = 1
+SHARD_ROWS = 10_000  # photos: some minutes of work, 20 MB for one face in each
+MANIFEST_FILE = "manifest.json"
+_LOCK_FILE = ".lock"
+_RESERVED_FILE = ".reserved"  # the first number of a shard that no run has reserved
+_FOLDERS = ("faces", "files")
+_PART = re.compile(r"part-(\d{6,})(-[1-9]\d*)?\.parquet")
+_LEFTOVER = re.compile(r"\.[0-9a-f]{8}\.(part-.*\.parquet|manifest\.json|\.reserved)")  # of storage.whole_file
+_FIELD_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("model_id", "weights_sha256", "fergeneral_version"), str),
+    "embedding_size": int,
+    "options": dict,
+    "totals": (dict, type(None)),
+}
+_short = reprlib.Repr()  # a damaged manifest may hold anything, of any length and depth
+_short.maxstring = 100
+_DETECTOR_SETTINGS = ("min_face_size", "score_threshold")  # of this package's detectors
+
+
+@dataclasses.dataclass(frozen=True)
+class FileResult:
+    """What became of one photo: `faces`, largest first, () where there is none; or None and the `error`, in words."""
+
+    path: str
+    faces: tuple[Face, ...] | None
+    error: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """How many photos there were, faces in them, photos without a face, and photos that could not be read."""
+
+    photos: int = 0
+    faces: int = 0
+    without_face: int = 0
+    unreadable: int = 0
+
+    def __add__(self, other: Summary) -> Summary:
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Summary(*(a + b for a, b in pairs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What all shards of a job have in common; manifest.json holds exactly these fields.
+
+    `weights_sha256`: see `weights_sha256`. `options`: what else decides the rows. `fergeneral_version`: of the package
+    that began the job. `totals`: only once every photo has its rows.
+    """
+
+    model_id: str
+    weights_sha256: str
+    embedding_size: int
+    options: dict[str, Any]
+    fergeneral_version: str = __version__
+    totals: Summary | None = None
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """The text of manifest.json."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read and check a manifest.json. Raises DataError that says what is wrong with it."""
+        try:
+            values = json.loads(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is damaged, it is not valid JSON: {error}") from error
+        version = values.get("format_version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise DataError(
+                f"{path} is of a newer format ({version}; this package knows {FORMAT_VERSION}): "
+                f"type  pip install --upgrade fergeneral"
+            )
+        if version != FORMAT_VERSION or values.keys() != {field.name for field in dataclasses.fields(cls)}:
+            raise DataError(f"{path} is not the manifest of a job, or is damaged: its fields are others")
+        for name, kind in _FIELD_KINDS.items():
+            if not isinstance(values[name], kind):
+                raise DataError(f"{path} is damaged: {name} is {_short.repr(values[name])}")
+        return cls(**{**values, "totals": _totals(values["totals"], path)})
+
+    def check(self, now: Manifest, output: Path) -> None:
+        """Raise DataError that names what differs, if a job with the manifest `now` must not go on with this one."""
+        there, wanted = (
+            {
+                **manifest.options,
+                **{name: getattr(manifest, name) for name in ("model_id", "weights_sha256", "embedding_size")},
+            }
+            for manifest in (self, now)
+        )
+        names = [name for name in {**wanted, **there} if there.get(name) != wanted.get(name)]
+        if names:
+            differences = "; ".join(
+                f"{name} is {_short.repr(there.get(name))} there, {_short.repr(wanted.get(name))} now" for name in names
+            )
+            raise DataError(
+                f"{output} holds a job with other settings: {differences}. Go on with the same, or name another folder"
+            )
+
+
+def _totals(values: dict[str, Any] | None, path: Path) -> Summary | None:
+    try:
+        return None if values is None else Summary(**values)
+    except TypeError as error:
+        raise DataError(f"{path} is damaged: totals is {_short.repr(values)}") from error
+
+
+def weights_sha256(encoder: Encoder) -> str:
+    """Of the bytes of model.safetensors, where the weights came from one; else of the tensors, by their names."""
+    if encoder.config.weights_sha256:
+        return encoder.config.weights_sha256
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        values = tensor.detach().cpu().numpy()
+        digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def job_options(extractor: ExpressionExtractor) -> dict[str, Any]:
+    """What decides the rows beside the weights, for `Job.open`: the detector's class and its settings."""
+    detector = extractor.detector
+    kind = type(detector)
+    settings = {name: getattr(detector, name) for name in _DETECTOR_SETTINGS if hasattr(detector, name)}
+    return {"detector": f"{kind.__module__}.{kind.__qualname__}", **settings}
+
+
+class Job:
+    """An output folder, held open for writing: until `close`, `finish` or the end of the `with` block no other
+    process can open it. `next_shard`: the number of the first shard to be written now. `done`: photos that have rows.
+    """
+
+    def __init__(self, output: Path, manifest: Manifest, lock: IO[str]) -> None:
+        """Use `Job.open`."""
+        self.output = output
+        self.next_shard = 0
+        self._manifest = manifest
+        self._lock = lock
+        self._done: set[str] = set()
+
+    @classmethod
+    def open(
+        cls,
+        output: str | Path,
+        *,
+        model_id: str,
+        weights_sha256: str,
+        embedding_size: int,
+        options: Mapping[str, Any],
+        shard_rows: int = SHARD_ROWS,
+        resume: bool = False,
+    ) -> Job:
+        """Begin a job in a new or empty folder, or, with `resume`, go on with one or begin it.
+
+        `options`: what decides the rows beside the weights, fit for JSON (see `job_options`). `shard_rows`: photos in a
+        shard. What a job that was cut off has left half done is removed.
+        Raises DataError for a folder that holds something else, or a job but `resume` is not set, or one with other
+        weights or options, or whose manifest or shards are damaged; that another process writes to; or that cannot be
+        written. MissingExtraError without pyarrow.
+        """
+        if shard_rows < 1:
+            raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
+        settings = json.loads(json.dumps({**options, "shard_rows": shard_rows}))
+        wanted = Manifest(model_id, weights_sha256, embedding_size, settings)
+        folder = Path(output)
+        check_output(folder, resume=resume)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _lock(folder)
+        job = cls(folder, wanted, lock)
+        try:
+            job._prepare(resume)
+        except BaseException:
+            job.close()
+            raise
+        return job
+
+    def _prepare(self, resume: bool) -> None:
+        check_output(self.output, resume=resume)  # once more, now that nobody else writes here
+        path = self.output / MANIFEST_FILE
+        if path.exists():
+            there = Manifest.read(path)
+            there.check(self._manifest, self.output)
+            self._manifest = there
+        with _writing(self.output):
+            if not path.exists() or self._manifest.totals is not None:
+                self._write_manifest(None)
+            for name in _FOLDERS:
+                (self.output / name).mkdir(exist_ok=True)
+            sync_folder(self.output)
+            _clean(self.output)
+        for number, paths, _ in _shards(self.output):
+            self._done.update(paths)
+            self.next_shard = number + 1
+        with contextlib.suppress(OSError, ValueError):  # it is not there, as a rule
+            self.next_shard = max(self.next_shard, int((self.output / _RESERVED_FILE).read_text()))
+
+    @property
+    def run(self) -> str:
+        """What tells this run from all others, for `check_run`."""
+        return (self.output / _LOCK_FILE).read_text(encoding="utf-8")
+
+    @property
+    def done(self) -> int:
+        """How many photos had their rows when the job was opened."""
+        return len(self._done)
+
+    def pending(self, sources: Iterable[Source]) -> Iterator[Source]:
+        """Those that have no rows yet, in their order; of several with the same path, the first."""
+        seen: set[str] = set()
+        for source in sources:
+            if source.path not in self._done and source.path not in seen:
+                seen.add(source.path)
+                yield source
+
+    def shards(self, sources: Iterable[Source]) -> Iterator[tuple[int, list[Source]]]:
+        """The pending photos in chunks of `shard_rows`, each with its number for `write_shard`, from next_shard on."""
+        pending = self.pending(sources)
+        for number in itertools.count(self.next_shard):
+            chunk = list(itertools.islice(pending, self._manifest.options["shard_rows"]))
+            if not chunk:
+                return
+            yield number, chunk
+
+    def reserve(self, count: int) -> None:
+        """Keep the numbers of the next `count` shards from later runs: for shards that other processes write.
+
+        They may outlive this one; what they then write or remove under a number of theirs must be nobody else's.
+        """
+        with _writing(self.output), whole_file(self.output / _RESERVED_FILE, durable=True) as path:
+            path.write_text(f"{self.next_shard + count}\n", encoding="utf-8")
+
+    def finish(self) -> Summary:
+        """Check that all shards are whole, write the totals into the manifest, and close."""
+        totals = sum((summary for _, _, summary in _shards(self.output)), Summary())
+        with _writing(self.output):
+            self._write_manifest(totals)
+        self.close()
+        return totals
+
+    def _write_manifest(self, totals: Summary | None) -> None:
+        self._manifest = dataclasses.replace(self._manifest, totals=totals)
+        with whole_file(self.output / MANIFEST_FILE, durable=True) as path:
+            path.write_text(self._manifest.to_json(), encoding="utf-8")
+
+    def close(self) -> None:
+        """Let other processes open the folder."""
+        self._lock.close()
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def check_output(output: str | Path, *, resume: bool) -> None:
+    """Raise DataError for what `Job.open` refuses whatever the weights are: quick, and nothing is written."""
+    import_pyarrow()
+    folder = Path(output)
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; a job writes a folder of tables")
+    if os.path.exists(folder / MANIFEST_FILE):
+        if not resume:
+            raise DataError(f"{folder} holds a job already: go on with it by --resume, or name another folder")
+        Manifest.read(folder / MANIFEST_FILE)
+        return
+    try:
+        others = [name for name in os.listdir(folder) if name != _LOCK_FILE and not _LEFTOVER.fullmatch(name)]
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be listed: {error.strerror}") from error
+    if others:
+        raise DataError(
+            f"{folder} is not empty and holds no job (no {MANIFEST_FILE}, but {min(others)!r}): name another folder"
+        )
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Take the lock of an output folder; it goes with the process, however that ends.
+
+    On Windows, and on file systems without locks, there is none.
+    """
+    file = (folder / _LOCK_FILE).open("a+", encoding="utf-8")
+    try:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise DataError(
+                    f"another process is writing to {folder} ({file.read(200).strip()}): wait until it ends, or end it"
+                ) from None
+            except OSError:  # no locks here
+                pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, run {secrets.token_hex(8)}\n")
+        file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def check_run(output: str | Path, run: str) -> None:
+    """Raise DataError if the job in `output` is not, or no longer, in the hands of `run`, a `Job.run`.
+
+    For processes that write shards for another one: they may outlive it, and a new run may not see what they add.
+    """
+    try:
+        now = (Path(output) / _LOCK_FILE).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"{output} is not seen from {socket.gethostname()} ({error.strerror}): all machines must share that folder"
+        ) from error
+    if now != run:
+        raise DataError(f"another run has taken over {output}: {now.strip()}")
+
+
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Turn an OSError of writing into a DataError that says what is there and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{output} cannot be written to: {error}. Finished shards are kept: put that right, then go on by --resume"
+        ) from error
+
+
+def _clean(output: Path) -> None:
+    """Remove what a job that was cut off has left: temporary files, and faces without their table of files."""
+    whole = set(_shard_numbers(output))
+    for folder in (output, *(output / name for name in _FOLDERS)):
+        for name in os.listdir(folder):
+            part = _PART.fullmatch(name) if folder.name == "faces" else None
+            if _LEFTOVER.fullmatch(name) or (part and int(part[1]) not in whole):
+                (folder / name).unlink()
+
+
+def _shard_numbers(output: Path) -> list[int]:
+    """Of the shards there are, in rising order. [] where there is no job."""
+    folder = output / "files"
+    names = os.listdir(folder) if folder.is_dir() else []
+    parts = (_PART.fullmatch(name) for name in names)
+    return sorted(int(part[1]) for part in parts if part and not part[2])
+
+
+def _files_part(output: Path, number: int) -> Path:
+    return output / "files" / f"part-{number:06d}.parquet"
+
+
+def _faces_part(output: Path, number: int, place: int) -> Path:
+    return output / "faces" / f"part-{number:06d}{f'-{place}' if place else ''}.parquet"
+
+
+def _faces_parts(output: Path, number: int) -> list[Path]:
+    """Those of one shard that are there. They are written in rising and removed in falling order: no gaps."""
+    parts = (_faces_part(output, number, place) for place in itertools.count())
+    return list(itertools.takewhile(Path.exists, parts))
+
+
+def face_parts(output: str | Path) -> list[Path]:
+    """The tables of faces of all finished shards, in the order of the photos."""
+    folder = Path(output)
+    return [part for number in _shard_numbers(folder) for part in _faces_parts(folder, number)]
+
+
+def _shards(output: Path) -> Iterator[tuple[int, list[str], Summary]]:
+    """Number, paths and counts of every finished shard. Raises DataError for one that is damaged."""
+    _, parquet = import_pyarrow()
+    for number in _shard_numbers(output):
+        path = _files_part(output, number)
+        try:
+            with parquet.ParquetFile(path) as file:
+                rows = file.read(columns=["path", "status", "faces"], use_threads=False).to_pydict()
+            status, wanted = rows["status"], sum(rows["faces"])
+            faces = sum(parquet.read_metadata(part).num_rows for part in _faces_parts(output, number))
+        except Exception as error:  # pyarrow raises errors of many kinds for a broken file
+            raise DataError(f"shard {number} of {output} is damaged: {error}. {_again(path)}") from error
+        if faces != wanted:
+            raise DataError(
+                f"shard {number} of {output} is damaged: it has {faces} of {wanted} rows of faces. {_again(path)}"
+            )
+        yield number, rows["path"], Summary(len(status), faces, status.count("none"), status.count("error"))
+
+
+def _again(path: Path) -> str:
+    return f"Delete {path} and add --resume: its photos are then read again"
+
+
+def extract_shard(
+    extractor: ExpressionExtractor, sources: Iterable[Source], *, batch_size: int = 32
+) -> Iterator[FileResult]:
+    """One result for each source, in their order, computed as they are asked for.
+
+    A photo that cannot be read gives a result with an error. Raises DataError where the fault is not the photo's (see
+    `Source.check`). `batch_size`: as for `ExpressionExtractor.extract_many`.
+    """
+    photos = list(sources)
+    failures: dict[int, Exception] = {}
+
+    def images() -> Iterator[Any]:
+        for position, source in enumerate(photos):
+            image: Any = b""  # no image, either
+            try:
+                image = source.read()
+            except (ImageError, OSError) as error:
+                failures[position] = error
+            yield image
+
+    def note(position: int, error: ImageError) -> None:
+        failures.setdefault(position, error)
+
+    found = extractor.extract_many(images(), batch_size=batch_size, on_error=note)
+    with contextlib.closing(found):  # type: ignore[type-var]  # a generator: its threads end here
+        for position, (source, faces) in enumerate(zip(photos, found, strict=True)):
+            error = failures.pop(position, None)
+            if error is None:
+                yield FileResult(source.path, tuple(faces), None)
+            else:
+                source.check()
+                yield FileResult(source.path, None, str(error))
+
+
+def write_shard(
+    output: str | Path, number: int, results: Iterable[FileResult], embedding_size: int, shard_rows: int
+) -> Summary:
+    """Write and commit one shard, in place of an earlier one of this number; without results there will be none.
+
+    `results` may be a generator: at most `shard_rows` faces, and those of one photo, are held. Returns what the shard
+    holds. Raises DataError if it cannot be written, and what `results` raises; nothing of the shard is left then.
+    """
+    folder = Path(output)
+    files: list[tuple[str, str, int, str | None]] = []
+    rows: list[FaceRow] = []
+    place = 0
+    with _writing(folder):
+        _remove_shard(folder, number)
+    try:
+        for result in results:
+            files.append(_file_row(result))
+            rows.extend((result.path, i, face) for i, face in enumerate(result.faces or ()))
+            while len(rows) > shard_rows:
+                _write_faces(folder, number, place, rows[:shard_rows], embedding_size)
+                del rows[:shard_rows]
+                place += 1
+        if files:
+            _write_faces(folder, number, place, rows, embedding_size)
+            _write_files(folder, number, files)
+    except BaseException:
+        if not _files_part(folder, number).exists():  # else it had just been committed
+            with contextlib.suppress(OSError):
+                _remove_shard(folder, number)
+        raise
+    status = [row[1] for row in files]
+    return Summary(len(files), sum(row[2] for row in files), status.count("none"), status.count("error"))
+
+
+def _file_row(result: FileResult) -> tuple[str, str, int, str | None]:
+    if result.faces is None:
+        error = (result.error or "").encode("utf-8", "backslashreplace").decode()  # it may name an odd file
+        return result.path, "error", 0, error
+    return result.path, "faces" if result.faces else "none", len(result.faces), None
+
+
+def _write_faces(output: Path, number: int, place: int, rows: list[FaceRow], embedding_size: int) -> None:
+    with _writing(output), FaceTable(_faces_part(output, number, place), embedding_size) as table:
+        table.add_rows(rows)
+
+
+def _write_files(output: Path, number: int, rows: list[tuple[str, str, int, str | None]]) -> None:
+    pa, parquet = import_pyarrow()
+    names = {"path": pa.string(), "status": pa.string(), "faces": pa.int32(), "error": pa.string()}
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    table = pa.table(columns, schema=pa.schema(list(names.items())))
+    with _writing(output), whole_file(_files_part(output, number), durable=True) as path:
+        parquet.write_table(table, str(path))
+
+
+def _remove_shard(output: Path, number: int) -> None:
+    files, faces = _files_part(output, number), _faces_parts(output, number)
+    if files.exists():
+        files.unlink()
+        sync_folder(files.parent)
+    for part in reversed(faces):
+        part.unlink()
+
+
+def run_job(
+    extractor: ExpressionExtractor,
+    sources: Iterable[Source],
+    output: str | Path,
+    *,
+    shard_rows: int = SHARD_ROWS,
+    resume: bool = False,
+    batch_size: int = 32,
+    progress: Callable[[FileResult, int, int], None] | None = None,
+) -> Summary:
+    """Embed the faces of any number of photos into a folder of Parquet tables, one shard after the other.
+
+    `sources`: see `fergeneral.sources.list_photos`. `resume`: go on with a job that was cut off; photos that stand in
+    its tables, also as unreadable, are not read again. `progress(result, done, total)` is called for each photo that is
+    read. Returns the totals of the whole job. KeyboardInterrupt (Ctrl-C) comes through after the photos done so far are
+    written. Raises what `Job.open`, `write_shard` and `extract_shard` raise; finished shards stay.
+    """
+    listed = list(sources)
+    size = extractor.config.embedding_size
+    with Job.open(
+        output,
+        model_id=extractor.config.model_id,
+        weights_sha256=weights_sha256(extractor.encoder),
+        embedding_size=size,
+        options=job_options(extractor),
+        shard_rows=shard_rows,
+        resume=resume,
+    ) as job:
+        pending = list(job.pending(listed))
+        counted = _Counted(len(listed) - len(pending), len(listed), progress)
+        for number, chunk in job.shards(pending):
+            with contextlib.closing(extract_shard(extractor, chunk, batch_size=batch_size)) as results:  # type: ignore[type-var]
+                write_shard(output, number, counted.until_interrupted(results), size, shard_rows)
+            if counted.interrupted:
+                raise KeyboardInterrupt
+        return job.finish()
+
+
+class _Counted:
+    """Results on their way to a shard, counted; Ctrl-C ends them early, so that what there is can be written."""
+
+    def __init__(self, done: int, total: int, progress: Callable[[FileResult, int, int], None] | None) -> None:
+        self.interrupted = False
+        self._done, self._total, self._progress = done, total, progress
+
+    def until_interrupted(self, results: Iterable[FileResult]) -> Iterator[FileResult]:
+        try:
+            for result in results:
+                self._done += 1
+                if self._progress is not None:
+                    self._progress(result, self._done, self._total)
+                yield result
+        except KeyboardInterrupt:
+            self.interrupted = True
