@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     video = commands.add_parser("video", help="embed and follow every face in videos", description=_video.__doc__)
     video.add_argument("paths", nargs="+", metavar="PATH", help="video files, or folders of them")
     video.add_argument("-o", "--output", metavar="FILE", help="table to write: .parquet, .csv or .npz")
-    video.add_argument("--fps", type=_rate, metavar="N", help="about N frames of each second (default: every frame)")
+    video.add_argument("--fps", type=_rate, metavar="N", help="about N frames of each second (default: all)")
     video.add_argument("--recursive", action="store_true", help="also look into folders inside folders")
     _add_detector_option(video)
     video.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="frames at once (default 32)")

@@ -34,7 +34,12 @@ _loading = fork_safe_lock()
 
 
 class ExpressionExtractor:
-    """Photos -> faces with expression embeddings, by a detector and a frozen encoder. Safe between threads."""
+    """Photos -> faces with expression embeddings, by a detector and a frozen encoder.
+
+    Safe between threads, and in a forked process, where torch uses one thread unless told otherwise. It can be pickled
+    and copied: 45 MB for a ResNet-18, so many tasks of another process had better load their own once, as `extract`
+    does.
+    """
 
     def __init__(self, encoder: Encoder, detector: Detector | str | None = None) -> None:
         self.encoder = encoder
@@ -125,8 +130,9 @@ class ExpressionExtractor:
         """`extract` for the frames of a video file: (time, faces) of each, in their order, as they are asked for.
 
         `time` is in seconds since the video's start, by the frames' own time stamps. Each face has a `track`: see
-        TrackedFace. `fps`: of each 1/fps seconds the first frame; None: every frame. Frames are upright, as the file
-        says they are to be shown.
+        TrackedFace. `fps`: of each 1/fps seconds the first frame; None: every frame. The fewer, the sooner a face that
+        moves loses its track: between two frames it may go by half its width. Frames are upright, as the file says they
+        are to be shown.
         Memory is bounded as in `extract_many`: some four frames for each thread, those that the decoder holds, and the
         crops of two batches.
         `on_error(time, error)` is called for a frame that is damaged or missing, which then is left out; without it the

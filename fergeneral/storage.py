@@ -126,6 +126,7 @@ class FaceTable:
                 self._stack.__exit__(type(error), error, error.__traceback__)
                 raise
         self._stack.__exit__(*exc)
+        self._rows = []  # this object and its methods hold each other, which the garbage collector may find late
 
     def add(self, path: str, faces: Sequence[Face]) -> None:
         """Add the faces of a photo, or of a frame of a video."""

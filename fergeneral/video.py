@@ -34,10 +34,7 @@ MAX_PIXELS = 8192 * 4320  # of a frame, 8K in cinemas; in memory once as it was 
 # dash, concat, sdp), and readers that make a video of any text or image (tty, image2, png_pipe).
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,asf,ogg,mxf,gif"
 _STATED_LENGTH = {"mov", "matroska", "flv"}  # their headers state it; others' is guessed from what is there
-_SHUFFLED = {
-    "avi",
-    "asf",
-}  # here the n-th time is that of the n-th packet, and of the n-th frame, but not of one another
+_SHUFFLED = {"avi", "asf"}  # packets have times, but in these the n-th is that of the n-th frame, whichever it holds
 _CUT_OFF = 1.0  # seconds less than stated: the streams of a file often end some tenths of a second apart
 _CLOCK_TICK = 0.001  # seconds; Matroska rounds its times to it, so that a third of a second comes as 0.333
 _MAX_FAULTS = 100  # of the container, in all; then the rest of the file is given up
@@ -66,13 +63,14 @@ MAX_GAP = 1.0  # seconds: a hand before the face, some frames in which the detec
 class Frame:
     """A decoded frame of the file `source`, `time` seconds after its start, or what is wrong with it.
 
-    `pixel_aspect`: width to height of a pixel.
+    `pixel_aspect`: width to height of a pixel. `turn`: what lays the picture upright; None where it is.
     """
 
     source: str
     time: float
     picture: av.VideoFrame | ImageError
     pixel_aspect: float = 1.0
+    turn: Image.Transpose | None = None
 
     def image(self) -> Image.Image:
         """The frame as it is to be shown: upright, pixels square, RGB. Raises ImageError where it is damaged."""
@@ -82,8 +80,7 @@ class Frame:
             image = self.picture.to_image(width=round(self.picture.width * self.pixel_aspect))
         except (FFmpegError, ValueError) as error:
             raise ImageError(f"{self.source}: no RGB can be made of the frame at {self.time:.3f} s: {error}") from error
-        turn = _turn(self.picture)
-        return image if turn is None else image.transpose(turn)
+        return image if self.turn is None else image.transpose(self.turn)
 
 
 def read_frames(path: str | os.PathLike[str], fps: float | None = None) -> Generator[Frame]:
@@ -201,6 +198,7 @@ class _Decoder:
         self._waiting: set[Any] = set()  # time stamps of packets that have not come out as frames
         self._shuffled = container.format.name in _SHUFFLED
         self._fault: str | None = None
+        self._turned: tuple[int | None, Image.Transpose | None] = (None, None)
         # FFmpeg refuses what is over max_pixels as an "Invalid argument" and forgets the size.
         self._hint = (
             "" if stream.width else f" (its size is unknown, or more than the {MAX_PIXELS} pixels that are read)"
@@ -219,15 +217,19 @@ class _Decoder:
 
     def _packets(self) -> Iterator[av.Packet[Any] | Exception]:
         """Of all streams. A fault of the container comes as an exception among them, and reading goes on."""
+        new = True
         for _ in range(_MAX_FAULTS):
             try:
                 for packet in self._container.demux():
                     if packet.size:  # else AVI's "as before", or PyAV's mark for the end, which `frames` sets itself
+                        new = True
                         self._advance(packet)
                         yield packet
                 return
             except (FFmpegError, OSError) as error:
-                yield error
+                if new:  # else it is the same again
+                    yield error
+                new = False
 
     def _advance(self, packet: av.Packet[Any]) -> None:
         time, base = packet.pts if packet.pts is not None else packet.dts, packet.time_base
@@ -253,7 +255,7 @@ class _Decoder:
                 self._fault = "its data is damaged"
                 yield self._failed(self._last)
             else:
-                yield Frame(self._name, self._last, frame, self._aspect)
+                yield Frame(self._name, self._last, frame, self._aspect, self._turn(frame))
         if len(self._waiting) > _MAX_DELAY:
             yield from self._missing({min(self._waiting)})
 
@@ -262,6 +264,13 @@ class _Decoder:
             stamp = min(self._waiting, default=None)
         self._waiting.discard(stamp)
         return stamp
+
+    def _turn(self, frame: av.VideoFrame) -> Image.Transpose | None:
+        # The matrix is read at the first frame and at a new angle only: a frame of which PyAV has read the side data
+        # stays in memory until Python's garbage collection comes round.
+        if frame.rotation != self._turned[0]:
+            self._turned = frame.rotation, _turn(frame)
+        return self._turned[1]
 
     def _missing(self, stamps: set[Any]) -> Iterator[Frame]:
         self._waiting = self._waiting - stamps

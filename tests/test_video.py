@@ -423,6 +423,30 @@ def test_a_damaged_file_that_sends_ffmpeg_before_its_start(tmp_path: Path) -> No
         assert (seen.name, seen.seek(4), seen.seek(-9, os.SEEK_CUR), seen.read()) == ("video.mp4", 4, -1, b"456789")
 
 
+def test_a_disk_that_fails_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "v.mp4", noise(60), options={"movflags": "faststart"})
+    half = path.stat().st_size // 2
+
+    class Failing(video._Bytes):
+        def __init__(self, file: Any, name: str) -> None:
+            super().__init__(file, name)
+            self.read = self.half
+
+        def half(self, size: int) -> bytes:
+            if self.tell() > half:
+                raise OSError(5, "Input/output error")
+            return self._file.read(size)
+
+    whole = [frame.time for frame in read_frames(path)]
+    monkeypatch.setattr(video, "_Bytes", Failing)
+    frames = list(read_frames(path))
+    assert len(errors(frames)) <= 2  # the fault, and perhaps the frame in which it came; not one for each new try
+    assert errors(frames)[0].endswith("s: Input/output error")
+    good = [frame.time for frame in frames if not isinstance(frame.picture, ImageError)]
+    assert 20 < len(good) < 40
+    assert good == whole[: len(good)]
+
+
 class CountingHandler(http.server.SimpleHTTPRequestHandler):
     asked: list[str] = []  # noqa: RUF012
 
@@ -544,15 +568,26 @@ def test_what_is_held_in_memory_is_bounded(
             decoded += 1
             held.add(self)
 
+    def pictures() -> int:
+        return sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
+
     monkeypatch.setattr(video, "Frame", Watched)
-    most = ahead = 0
-    for given_back, _ in enumerate(squares.extract_video(path, batch_size=8), start=1):
-        most, ahead = max(most, len(held)), max(ahead, decoded - given_back)
+    most = ahead = pixels = 0
+    gc.collect()
+    gc.disable()  # frames must not wait for it
+    try:
+        for given_back, _ in enumerate(squares.extract_video(path, batch_size=8), start=1):
+            most, ahead = max(most, len(held)), max(ahead, decoded - given_back)
+            if given_back % 25 == 0:
+                pixels = max(pixels, pictures())
+    finally:
+        gc.enable()
     assert (given_back, decoded) == (150, 150)
     assert most <= 4 * 2 + 2  # those to come, in the threads, and just given
+    assert 0 < pixels <= most + 4  # the first, whose side data was read, and those that the decoder just gave
     assert ahead <= 3 * 8 + 4 * 2
     gc.collect()
-    assert len(held) == 0
+    assert (len(held), pictures()) == (0, 0)
 
 
 def test_leaving_early_ends_threads_and_closes_the_file(
