@@ -265,7 +265,7 @@ class Encoder:
         self._module: Callable[[torch.Tensor], torch.Tensor] = module  # (N, S, S, 3) uint8 -> (N, D)
         self._accelerator = threading.Lock()  # one batch at a time on a GPU, so that threads do not add up its memory
 
-    def __reduce__(self) -> tuple[Callable[[bytes, EncoderConfig, str], Encoder], tuple[bytes, EncoderConfig, str]]:
+    def __reduce__(self) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
         """A copy, or another process, gets the weights as bytes, from which it makes its own network."""
         weights = {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
         return _unpickled, (save_tensors(weights), self.config, str(self.device))

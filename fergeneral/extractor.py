@@ -34,7 +34,12 @@ _loading = fork_safe_lock()
 
 
 class ExpressionExtractor:
-    """Photos -> faces with expression embeddings, by a detector and a frozen encoder. Safe between threads."""
+    """Photos -> faces with expression embeddings, by a detector and a frozen encoder.
+
+    Safe between threads, and in a forked process, where torch uses one thread unless told otherwise. It can be pickled
+    and copied: 45 MB for a ResNet-18, so many tasks of another process had better load their own once, as `extract`
+    does.
+    """
 
     def __init__(self, encoder: Encoder, detector: Detector | str | None = None) -> None:
         self.encoder = encoder

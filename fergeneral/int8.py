@@ -35,8 +35,13 @@ class Int8Encoder(Encoder):
         """`model`: the bytes of model.onnx. Raises ModelError for a model that is not one of this package's."""
         self.config = config
         self.device = torch.device("cpu")
+        self._model = model
         self._module = _Session(model, config)
         self._accelerator = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Int8Encoder], tuple[Any, ...]]:
+        """As Encoder's."""
+        return type(self), (self._model, self.config)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Not there: the weights were rounded. Raises ModelError."""

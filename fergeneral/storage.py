@@ -86,7 +86,7 @@ class FaceTable:
     lists of float32, .csv as numbered columns, .npz as arrays (N, 4), (N, 5, 2) and (N, D). With `video`, for faces
     that are TrackedFace, also time (float64) and track (int32), at the end.
 
-    `partial`: if Ctrl-C (KeyboardInterrupt) ends the block, the table of the photos so far goes there, whole, too; the
+    `partial`: if Ctrl-C (KeyboardInterrupt) ends the block, the table of the rows so far goes there, whole, too; the
     exception then has a note that says so.
     """
 
@@ -95,7 +95,7 @@ class FaceTable:
     ) -> None:
         self.target = Path(target)
         self._partial = partial
-        self._last: str | None = None  # photo added
+        self._last: str | None = None  # path added
         self._embedding_size = embedding_size
         self._video = video
         self._rows: list[FaceRow] = []
@@ -157,7 +157,7 @@ class FaceTable:
     def _keep(self, temporary: Path, error: BaseException | None) -> bool:
         if error is not None and self._partial is not None and self._is_kept(error):
             os.replace(temporary, self._partial)
-            error.add_note(f"the faces of the photos up to {self._last} are kept in {self._partial}")
+            error.add_note(f"the faces found so far, up to those in {self._last}, are in {self._partial}")
         return False
 
     def _open_parquet(self, temporary: Path) -> Callable[[list[FaceRow]], None]:

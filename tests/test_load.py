@@ -259,6 +259,12 @@ def test_a_copy_gives_the_same(copied: Callable[[Any], Any], encoder: Encoder, p
             assert tensor.equal(again.encoder.state_dict()[name])
 
 
+def test_a_copy_of_int8_weights_gives_the_same(photos: Path) -> None:
+    extractor = ExpressionExtractor.from_pretrained("general-r18-cpu-int8")
+    again = pickle.loads(pickle.dumps(extractor))
+    assert same(again.extract(photos / "astronaut.png"), extractor.extract(photos / "astronaut.png"))
+
+
 @pytest.mark.parametrize("program", ["fork", "spawn", "forkserver", "loky", "leave"])
 def test_other_processes(program: str, random_folder: Path, photos: Path) -> None:
     process = start([str(PROGRAMS), program, str(random_folder), str(photos / "astronaut.png")])
@@ -297,7 +303,7 @@ def test_ctrl_c_keeps_the_rows_of_a_table(random_folder: Path, photos: Path, tmp
     names = [str(tmp_path / "in" / f"{number:04}.jpg") for number in range(done)]
     assert rows["path"].tolist() == [name for name in names for _ in range(3)]
     assert rows["face"].tolist() == [0, 1, 2] * done
-    last = f"interrupted; the faces of the photos up to {names[-1]} are kept in {partial}"
+    last = f"interrupted; the faces found so far, up to those in {names[-1]}, are in {partial}"
     assert err.splitlines()[-1] == last
     assert table.read_text() == "of an earlier run"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crops", "faces.parquet", "faces.partial.parquet", "in"]

@@ -80,7 +80,7 @@ def test_ctrl_c_leaves_what_was_added_in_a_table_of_its_own(tmp_path: Path, suff
 
     assert interrupted("a", keep=False) == interrupted() == ""
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    assert interrupted("a", "b", "c") == f"the faces of the photos up to c are kept in {partial}"
+    assert interrupted("a", "b", "c") == f"the faces found so far, up to those in c, are in {partial}"
     rows = read_table(partial)
     assert rows["path"].tolist() == [name for name in "abc" for _ in range(600)]
     faces = [face.embedding for number in range(3) for face in some_faces(600, number)]
@@ -125,7 +125,7 @@ def test_ctrl_c_in_the_middle_of_writing_loses_and_doubles_nothing(tmp_path: Pat
     while notes := run(at):
         rows = read_table(partial)["path"].tolist()
         assert rows in (["first"], ["first"] + ["second"] * 1023)
-        assert len(rows) > 1 or "up to first are kept" in notes[0]
+        assert len(rows) > 1 or "up to those in first," in notes[0]
         partial.unlink()
         at += 1
     assert at > 20
