@@ -71,9 +71,6 @@ def ours(detector: MTCNNDetector | YuNetDetector) -> Find:
 
 
 def detectors(yunet: Path | None) -> dict[str, Find]:
-    import cv2
-
-    cv2.setNumThreads(1)
     return {
         "facenet-pytorch, defaults": facenet(20),
         REFERENCE: facenet(40),

@@ -247,8 +247,6 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
     for name in ("OMP", "MKL", "OPENBLAS"):  # of the processes started from here
         os.environ[f"{name}_NUM_THREADS"] = str(count)
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(count)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

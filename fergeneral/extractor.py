@@ -65,7 +65,7 @@ class ExpressionExtractor:
         `detector`: None or "mtcnn"; "yunet", faster, which needs the extra `yunet` and gets a file of 230 kB from
         the Hub at its first use; or an object with `detect(image) -> list[Detection]`.
         Raises ModelError for weights that are not there, damaged or not those that config.json describes, and for
-        a device that is not there; MissingExtraError for "yunet" without OpenCV.
+        a device that is not there; MissingExtraError for "yunet" without ONNX Runtime.
         """
         encoder = hub.load_encoder(name_or_path, revision, device, local_files_only)
         return cls(encoder, make_detector(detector, encoder.device, local_files_only=local_files_only))

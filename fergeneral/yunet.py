@@ -1,4 +1,4 @@
-"""YuNet (Wu, Peng and Yu, Machine Intelligence Research 2023), a small face detector, run by OpenCV.
+"""YuNet (Wu, Peng and Yu, Machine Intelligence Research 2023), a small face detector, run by ONNX Runtime.
 
 It looks at a shrunk image and proposes boxes; the landmarks in them are O-Net's (mtcnn.py), seen in the image itself.
 YuNet's own lie 0.11 distances between the eyes from facenet-pytorch's MTCNN, whose landmarks define the crops here;
@@ -9,15 +9,16 @@ among what YuNet is unsure of: so YuNet looks at a third of the pixels and still
 from __future__ import annotations
 
 import hashlib
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torchvision.ops import nms
 
 from fergeneral.errors import MissingExtraError, ModelError
-from fergeneral.forking import fork_safe_lock, native_call
+from fergeneral.forking import native_call
 from fergeneral.mtcnn import LandmarkNetwork, smallest_face
 from fergeneral.storage import read_weights
 from fergeneral.types import Detection
@@ -33,13 +34,11 @@ FACE_SIZE = 20  # pixels; an image is shrunk until the smallest face looked for 
 LONGEST_SIDE = 320  # pixels; but not further than to this
 _PROPOSED = 0.2  # YuNet's least score for a box that O-Net is shown
 _SMALLEST_BOX = 2  # pixels
-# OpenCV 4.10 to 4.13 compute wrongly, from memory never written, where YuNet's coarsest map (1/32) is one cell wide.
-_SHORTEST_SIDE = 64
-_NMS_THRESHOLD = 0.3  # OpenCV's default
-_ERRORS_ONLY = 2  # OpenCV's LOG_LEVEL_ERROR
-_TOP_K = 5000  # candidates kept before non-maximum suppression; OpenCV's default
-
-_logging = fork_safe_lock()  # OpenCV's log level is one for all threads
+_NMS_THRESHOLD = 0.3  # as OpenCV's FaceDetectorYN has it, whose results these are, in a third of the time
+_STRIDES = (8, 16, 32)  # pixels from cell to cell of YuNet's three maps
+# The file states an input of 640 x 640, the network takes any multiple of 32: each is put in place of the other, in the
+# protobuf encoding of a dimension that is a number, and of one that has a name.
+_FIXED, _FREE = b"\x0a\x03\x08\x80\x05", (b"\x0a\x03\x12\x01h", b"\x0a\x03\x12\x01w")
 
 
 class YuNetDetector:
@@ -49,8 +48,8 @@ class YuNetDetector:
     is there), with `local_files_only` from the cache alone. `min_face_size`: the shorter side, in pixels, of the
     smallest face looked for; None takes 40, or 1/48 of the image's longer side where that is more. `score_threshold`:
     faces that neither YuNet nor O-Net gives so high a score are left out, 0..1.
-    Raises MissingExtraError without OpenCV, and ModelError for a file that cannot be had or whose SHA-256 is wrong.
-    Safe between threads: each has an OpenCV detector of its own, for that object is changed by every call.
+    Raises MissingExtraError without ONNX Runtime, and ModelError for a file that cannot be had or whose SHA-256 is
+    wrong. Safe between threads.
     """
 
     def __init__(
@@ -65,20 +64,20 @@ class YuNetDetector:
             raise ValueError(f"score_threshold must lie between 0 and 1, got {score_threshold}")
         if min_face_size is not None and min_face_size < 1:
             raise ValueError(f"min_face_size must be at least 1 pixel, got {min_face_size}")
-        _opencv()
+        _runtime()
         self.min_face_size = min_face_size
         self.score_threshold = score_threshold
         self._model = _verified(Path(model) if model is not None else _from_hub(local_files_only))
         self._landmarks = LandmarkNetwork()
-        self._local = threading.local()
+        self._session = _session(self._model)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy, or another process, gets: not the OpenCV objects, which cannot be copied."""
-        return {name: value for name, value in self.__dict__.items() if name != "_local"}
+        """What a copy, or another process, gets: not ONNX Runtime's object, which cannot be copied."""
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._local = threading.local()
+        self._session = _session(self._model)
 
     @native_call()
     def detect(self, image: Image.Image) -> list[Detection]:
@@ -98,41 +97,47 @@ class YuNetDetector:
 
     def _propose(self, image: Image.Image) -> list[Detection]:
         small = _shrunk(image, smallest_face(image.size, self.min_face_size))
-        pixels = _pixels(small)
-        network = self._network()
-        network.setInputSize(pixels.shape[1::-1])
-        _, rows = network.detect(pixels)
-        if rows is None:
-            return []
+        rows = self._rows(_pixels(small))
         scale = np.array([image.width / small.width, image.height / small.height], dtype=np.float32)
         found = (_detection(row, scale, image.size) for row in rows if _mostly_inside(row, small.size))
         return [face for face in found if min(face.box[2:] - face.box[:2]) >= _SMALLEST_BOX]
 
-    def _network(self) -> Any:
-        """This thread's OpenCV detector."""
-        if not hasattr(self._local, "network"):
-            self._local.network = _network(self._model, min(_PROPOSED, self.score_threshold))
-        return self._local.network
+    def _rows(self, pixels: np.ndarray) -> np.ndarray:
+        """(N, 15): left, top, width, height, five points and score of each face, best first."""
+        shape, least = pixels.shape[2:], min(_PROPOSED, self.score_threshold)
+        maps = self._session.run(None, {"input": pixels})
+        rows = np.concatenate([_decoded(maps[level::3], shape, stride, least) for level, stride in enumerate(_STRIDES)])
+        corners = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
+        return rows[nms(torch.from_numpy(corners), torch.from_numpy(rows[:, 14].copy()), _NMS_THRESHOLD).numpy()]
 
 
-def _opencv() -> Any:
+def _runtime() -> Any:
     try:
-        import cv2
+        import onnxruntime
     except ImportError as error:
-        raise MissingExtraError("the detector yunet", "opencv-python-headless", "yunet") from error
-    return cv2
+        raise MissingExtraError("the detector yunet", "onnxruntime", "yunet") from error
+    return onnxruntime
 
 
-def _network(model: bytes, score_threshold: float) -> Any:
-    cv2 = _opencv()
-    data, nothing = np.frombuffer(model, dtype=np.uint8), np.zeros(0, dtype=np.uint8)
-    logging = getattr(cv2.utils, "logging", cv2)  # the functions moved there with OpenCV 4.13
-    with _logging:
-        level = logging.setLogLevel(_ERRORS_ONLY)  # OpenCV 5 warns here of what was not asked for
-        try:
-            return cv2.FaceDetectorYN.create("onnx", data, nothing, (320, 320), score_threshold, _NMS_THRESHOLD, _TOP_K)
-        finally:
-            logging.setLogLevel(level)
+def _session(model: bytes) -> Any:
+    onnxruntime = _runtime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # in the thread that calls
+    options.log_severity_level = 3  # errors: it would warn that the outputs' sizes are not those of the file
+    return onnxruntime.InferenceSession(
+        model.replace(_FIXED * 2, b"".join(_FREE)), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _decoded(maps: list[np.ndarray], shape: tuple[int, ...], stride: int, least: float) -> np.ndarray:
+    """The faces of one map with a score of at least `least`, in rows of 15; `maps`: class, object, box, points."""
+    classes, objects, boxes, points = (part[0] for part in maps)
+    scores = np.sqrt(np.clip(classes[:, 0], 0, 1) * np.clip(objects[:, 0], 0, 1))
+    places = np.flatnonzero(scores >= least)
+    cells = np.stack([places % (shape[1] // stride), places // (shape[1] // stride)], axis=1)
+    middles, sizes = (cells + boxes[places, :2]) * stride, np.exp(boxes[places, 2:]) * stride
+    marks = (np.tile(cells, 5) + points[places]) * stride
+    return np.concatenate([middles - sizes / 2, sizes, marks, scores[places, None]], axis=1).astype(np.float32)
 
 
 def _from_hub(local_files_only: bool) -> Path:
@@ -163,10 +168,10 @@ def _shrunk(image: Image.Image, smallest: float) -> Image.Image:
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 in OpenCV's order BGR, with black to the right and below a side shorter than _SHORTEST_SIDE."""
-    size = (max(image.height, _SHORTEST_SIDE), max(image.width, _SHORTEST_SIDE), 3)
-    pixels = np.zeros(size, dtype=np.uint8)
-    pixels[: image.height, : image.width] = np.asarray(image)[:, :, ::-1]
+    """(1, 3, H, W) float32 0..255 in the order BGR, with black to the right and below up to multiples of 32."""
+    height, width = (-(-side // _STRIDES[-1]) * _STRIDES[-1] for side in (image.height, image.width))
+    pixels = np.zeros((1, 3, height, width), dtype=np.float32)
+    pixels[0, :, : image.height, : image.width] = np.asarray(image)[:, :, ::-1].transpose(2, 0, 1)
     return pixels
 
 
@@ -178,7 +183,7 @@ def _mostly_inside(row: np.ndarray, size: tuple[int, int]) -> bool:
 
 
 def _detection(row: np.ndarray, scale: np.ndarray, size: tuple[int, int]) -> Detection:
-    """A row of FaceDetectorYN: left, top, width, height, five points, score.
+    """A row of `_rows`: left, top, width, height, five points, score.
 
     Its points come as the person's right eye, left eye, nose tip, right and left mouth corner: of an upright face
     that is left, right, nose, left, right as seen in the picture, the order of this package.

@@ -118,7 +118,7 @@ def test_a_missing_extra_says_what_to_type(package: str, module: str, extra: str
 
 
 # What runs code that it finds in data, or starts programs. Data is read by json, csv, safetensors, pyarrow, Pillow,
-# OpenCV and numpy.load(allow_pickle=False). The one torch.load is facenet-pytorch's own: see test_detection.py.
+# numpy.load(allow_pickle=False). The one torch.load is facenet-pytorch's own: see test_detection.py.
 MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "subprocess", "runpy"}
 CALLS = {"eval", "exec", "__import__", "importlib.import_module", "os.system", "os.popen", "os.execv", "os.spawnv"}
 CALLS |= {"torch.load", "torch.jit.load", "torch.hub.load", "onnx.load", "pandas.read_pickle"}

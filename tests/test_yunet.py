@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -15,7 +16,7 @@ from fergeneral import Detection, ExpressionExtractor, ExpressionFeatures, Missi
 from fergeneral.cli import main
 from fergeneral.detection import make_detector
 from fergeneral.mtcnn import MTCNNDetector
-from fergeneral.yunet import MODEL_FILE, REPOSITORY, YuNetDetector
+from fergeneral.yunet import MODEL_FILE, REPOSITORY, YuNetDetector, _pixels
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,25 @@ def test_left_stays_left_in_a_mirror(detector: YuNetDetector, photos: Path) -> N
     (plain,), (mirrored,) = detector.detect(image), detector.detect(ImageOps.mirror(image))
     back = mirrored.landmarks[[1, 0, 2, 4, 3]] * (-1, 1) + (image.width, 0)
     assert abs(back - plain.landmarks).max() < 10  # YuNet itself leans to a side; the eyes are 46 pixels apart
+
+
+@pytest.mark.parametrize(
+    ("photo", "size"),
+    [
+        ("astronaut.png", (320, 320)),
+        ("three_faces.jpg", (768, 341)),
+        ("coffee.png", (417, 300)),
+        ("astronaut.png", (99, 77)),
+    ],
+)
+def test_what_yunet_proposes_is_what_opencv_makes_of_it(
+    detector: YuNetDetector, yunet_model: Path, photos: Path, photo: str, size: tuple[int, int]
+) -> None:
+    small = load_image(photos / photo).resize(size)
+    opencv = cv2.FaceDetectorYN.create(str(yunet_model), "", size, 0.2, 0.3)
+    _, expected = opencv.detect(np.ascontiguousarray(np.asarray(small)[:, :, ::-1]))
+    assert len(expected) > 0
+    assert detector._rows(_pixels(small)) == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_large_photo_is_seen_small_and_answered_in_its_own_pixels(detector: YuNetDetector, photos: Path) -> None:
@@ -125,7 +145,7 @@ def same(a: list[Detection], b: list[Detection]) -> bool:
 
 def test_copies_find_the_same(detector: YuNetDetector, photos: Path) -> None:
     image = load_image(photos / "three_faces.jpg")
-    expected = detector.detect(image)  # the OpenCV object exists now
+    expected = detector.detect(image)
     for again in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):
         assert same(again.detect(image), expected)
 
@@ -160,8 +180,8 @@ def test_the_file_comes_from_the_cache_or_the_hub(hub: list[bool]) -> None:
     assert hub == [True, True, True, False, True]  # now it is in the cache
 
 
-def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, yunet_model: Path) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
+def test_without_onnx_runtime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, yunet_model: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'fergeneral\[yunet\]'"):
         YuNetDetector(yunet_model)
 
