@@ -2,8 +2,8 @@
 
 A forked child has one thread, the one that forked, and its parent's memory as it was at that moment. So the threads of
 OpenMP, which torch shares work out to, are gone: it would wait for them without end. And a lock that another thread
-held stays held: torch, oneDNN and ONNX Runtime have such locks, out of our reach. Hence torch uses one thread in a child
-(as in a DataLoader's workers), and a fork waits until no other thread is inside these libraries for us.
+held stays held: torch, oneDNN and ONNX Runtime have such locks, out of our reach. Hence torch uses one thread in a
+child (as in a DataLoader's workers), and a fork waits until no other thread is inside these libraries for us.
 """
 
 from __future__ import annotations
