@@ -41,15 +41,20 @@ _MOST_WEIGHT_BYTES = 2**30  # a tenth of this is float32 weights of the largest 
 
 def save_folder(folder: str | Path, state: dict[str, torch.Tensor], config: EncoderConfig) -> EncoderConfig:
     """Write model.safetensors (fp16) and config.json (with the weights' SHA-256), each whole or not at all."""
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
         for name, tensor in state.items()
     }
-    data = save_tensors(tensors)
+    return write_weights(folder, WEIGHTS_FILE, save_tensors(tensors), config)
+
+
+def write_weights(folder: str | Path, name: str, data: bytes, config: EncoderConfig) -> EncoderConfig:
+    """Write the weights' file `name` and config.json with its SHA-256, each whole or not at all; the folder is made if
+    need be. Returns the configuration as written."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
     written = dataclasses.replace(config, weights_sha256=hashlib.sha256(data).hexdigest())
-    with whole_file(target / WEIGHTS_FILE, durable=True) as path:
+    with whole_file(target / name, durable=True) as path:
         path.write_bytes(data)
     with whole_file(target / CONFIG_FILE, durable=True) as path:
         path.write_text(written.to_json(), encoding="utf-8")

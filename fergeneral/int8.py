@@ -8,7 +8,6 @@ add pairs of products in 16 bits, which 8-bit weights overflow, and embeddings a
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import tempfile
 import threading
 from pathlib import Path
@@ -19,9 +18,9 @@ import torch
 
 from fergeneral.card import INT8_SUFFIX
 from fergeneral.encoder import Encoder, EncoderConfig, choose_device
-from fergeneral.errors import DataError, MissingExtraError, ModelError
-from fergeneral.hub import CONFIG_FILE, INT8_FILE, verified_weights
-from fergeneral.storage import whole_file
+from fergeneral.errors import DataError, ModelError
+from fergeneral.hub import INT8_FILE, verified_weights, write_weights
+from fergeneral.sessions import import_onnxruntime, open_session
 
 MIN_COSINE = 0.99
 _MIN_CROPS = 64
@@ -56,11 +55,8 @@ class _Session:
 
     def __init__(self, model: bytes, config: EncoderConfig) -> None:
         onnxruntime = _runtime()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 4  # errors are raised
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = open_session(onnxruntime, model)
             (given,), (returned,) = self._session.get_inputs(), self._session.get_outputs()
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             raise ModelError(f"{INT8_FILE} is not a model that ONNX Runtime runs: {error}") from error
@@ -94,32 +90,19 @@ def quantize(encoder: Encoder, folder: str | Path, crops: Any) -> float:
         raise DataError(f"at least {_MIN_CROPS} face crops are needed to find the ranges of activations: {len(crops)}")
     pixels = encoder.to_crops(crops)
     model = _quantized(encoder, pixels[::2])
-    config = dataclasses.replace(
-        encoder.config,
-        model_id=encoder.config.model_id + INT8_SUFFIX,
-        weights_sha256=hashlib.sha256(model).hexdigest(),
-    )
+    config = dataclasses.replace(encoder.config, model_id=encoder.config.model_id + INT8_SUFFIX)
     reached = _cosine(encoder, Int8Encoder(model, config), pixels[1::2])
     if not reached >= MIN_COSINE:  # so that NaN is refused, too
         raise ModelError(
             f"8-bit whole numbers change these embeddings too much: 95 % of the crops reach a cosine similarity of "
             f"{reached:.4f}, wanted {MIN_COSINE}; nothing was written. Give more, and more typical, face crops"
         )
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    with whole_file(target / INT8_FILE) as path:
-        path.write_bytes(model)
-    with whole_file(target / CONFIG_FILE) as path:
-        path.write_text(config.to_json(), encoding="utf-8")
+    write_weights(folder, INT8_FILE, model, config)
     return reached
 
 
 def _runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("int8 weights", "onnxruntime", "onnx") from error
-    return onnxruntime
+    return import_onnxruntime("int8 weights", "onnx")
 
 
 class _Batches:

@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 from torchvision.ops import nms
 
-from fergeneral.errors import MissingExtraError, ModelError
+from fergeneral.errors import ModelError
 from fergeneral.forking import native_call
 from fergeneral.mtcnn import LandmarkNetwork, smallest_face
+from fergeneral.sessions import import_onnxruntime, open_session
 from fergeneral.storage import read_weights
 from fergeneral.types import Detection
 
@@ -112,21 +113,11 @@ class YuNetDetector:
 
 
 def _runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("the detector yunet", "onnxruntime", "yunet") from error
-    return onnxruntime
+    return import_onnxruntime("the detector yunet", "yunet")
 
 
 def _session(model: bytes) -> Any:
-    onnxruntime = _runtime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # in the thread that calls
-    options.log_severity_level = 3  # errors: it would warn that the outputs' sizes are not those of the file
-    return onnxruntime.InferenceSession(
-        model.replace(_FIXED * 2, b"".join(_FREE)), options, providers=["CPUExecutionProvider"]
-    )
+    return open_session(_runtime(), model.replace(_FIXED * 2, b"".join(_FREE)))
 
 
 def _decoded(maps: list[np.ndarray], shape: tuple[int, ...], stride: int, least: float) -> np.ndarray:
