@@ -28,7 +28,6 @@ from fergeneral.jobs import (
     check_output,
     check_run,
     extract_shard,
-    job_options,
     weights_sha256,
     write_shard,
 )
@@ -134,15 +133,7 @@ def _listed(given: Any) -> list[Source]:
 @contextmanager
 def _open(extractor: ExpressionExtractor, output: str | Path, shard_rows: int, resume: bool) -> Iterator[Job]:
     """The job; before and after it the notes of attempts are removed."""
-    with Job.open(
-        output,
-        model_id=extractor.config.model_id,
-        weights_sha256=weights_sha256(extractor.encoder),
-        embedding_size=extractor.config.embedding_size,
-        options=job_options(extractor),
-        shard_rows=shard_rows,
-        resume=resume,
-    ) as job:
+    with Job.of(extractor, output, shard_rows=shard_rows, resume=resume) as job:
         _forget_attempts(output)
         try:
             yield job

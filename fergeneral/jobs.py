@@ -218,6 +218,19 @@ class Job:
             raise
         return job
 
+    @classmethod
+    def of(cls, extractor: ExpressionExtractor, output: str | Path, *, shard_rows: int, resume: bool) -> Job:
+        """`open` for what this extractor makes."""
+        return cls.open(
+            output,
+            model_id=extractor.config.model_id,
+            weights_sha256=weights_sha256(extractor.encoder),
+            embedding_size=extractor.config.embedding_size,
+            options=job_options(extractor),
+            shard_rows=shard_rows,
+            resume=resume,
+        )
+
     def _prepare(self, resume: bool) -> None:
         check_output(self.output, resume=resume)  # once more, now that nobody else writes here
         path = self.output / MANIFEST_FILE
@@ -552,18 +565,11 @@ def run_job(
     """
     listed = list(sources)
     size = extractor.config.embedding_size
-    with Job.open(
-        output,
-        model_id=extractor.config.model_id,
-        weights_sha256=weights_sha256(extractor.encoder),
-        embedding_size=size,
-        options=job_options(extractor),
-        shard_rows=shard_rows,
-        resume=resume,
-    ) as job:
-        pending = list(job.pending(listed))
-        counted = _Counted(len(listed) - len(pending), len(listed), progress)
-        for number, chunk in job.shards(pending):
+    with Job.of(extractor, output, shard_rows=shard_rows, resume=resume) as job:
+        shards = list(job.shards(listed))
+        pending = sum(len(chunk) for _, chunk in shards)
+        counted = _Counted(len(listed) - pending, len(listed), progress)
+        for number, chunk in shards:
             with contextlib.closing(extract_shard(extractor, chunk, batch_size=batch_size)) as results:  # type: ignore[type-var]
                 write_shard(output, number, counted.until_interrupted(results), size, shard_rows)
             if counted.interrupted:
