@@ -207,7 +207,7 @@ def _extract(options: argparse.Namespace) -> int:
     with _table(options.output, extractor.config.embedding_size) as table:
         images = (photo.read() for photo in photos)
         found = extractor.extract_many(images, batch_size=options.batch_size, on_error=failures.__setitem__)
-        names = _unique_names(photos)
+        names = _unique_names(photos) if crops_dir or draw_dir else []
         for number, faces in enumerate(
             tqdm(found, "extract", len(photos), unit="photo", file=sys.stderr, disable=None)
         ):
@@ -364,13 +364,11 @@ def _finished(totals: Summary) -> int:
 
 def _videos(paths: Sequence[str], recursive: bool) -> Iterator[Path]:
     """Files as given, and the videos in folders by suffix, in the order of their names."""
-    for text in paths:
-        path = Path(text)
-        if path.is_dir():
-            inside = sorted(path.rglob("*") if recursive else path.glob("*"))
-            yield from (file for file in inside if file.suffix.lower() in _VIDEO_SUFFIXES and file.is_file())
-        else:
-            yield path
+    from fergeneral.sources import files_in
+
+    for path in paths:
+        inside = files_in(path, _VIDEO_SUFFIXES, recursive=recursive) if os.path.isdir(path) else [path]
+        yield from map(Path, inside)
 
 
 def _folder(text: str | None) -> Path | None:

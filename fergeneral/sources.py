@@ -16,7 +16,7 @@ import os
 import sys
 import tarfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,7 +214,7 @@ def list_photos(
 def _inside(path: str, recursive: bool, column: str | None) -> Iterator[Source]:
     lower = path.lower()
     if os.path.isdir(path):
-        yield from map(_source, _images_in(path, recursive))
+        yield from map(_source, files_in(path, IMAGE_SUFFIXES, recursive=recursive))
     elif lower.endswith(_COMPRESSED_TARS):
         raise DataError(f"{path}: photos cannot be read from the middle of a compressed archive; decompress it first")
     elif lower.endswith(".tar"):
@@ -234,7 +234,9 @@ def _valid(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _images_in(folder: str, recursive: bool) -> Iterator[str]:
+def files_in(folder: str, suffixes: Collection[str], *, recursive: bool) -> Iterator[str]:
+    """The files with one of these suffixes, in the order of their names. Raises DataError for a folder that cannot be
+    listed."""
     try:
         with os.scandir(folder) as inside:
             entries = sorted(inside, key=lambda entry: entry.name)
@@ -242,13 +244,13 @@ def _images_in(folder: str, recursive: bool) -> Iterator[str]:
         raise DataError(f"the folder {_valid(folder)} cannot be listed: {error.strerror}") from error
     for entry in entries:
         if recursive and entry.is_dir(follow_symlinks=False):
-            yield from _images_in(entry.path, recursive)
-        elif _is_image(entry.name) and entry.is_file():
+            yield from files_in(entry.path, suffixes, recursive=recursive)
+        elif _has_suffix(entry.name, suffixes) and entry.is_file():
             yield entry.path
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+def _has_suffix(name: str, suffixes: Collection[str]) -> bool:
+    return os.path.splitext(name)[1].lower() in suffixes
 
 
 def _tar_members(file: str) -> Iterator[Source]:
@@ -258,7 +260,7 @@ def _tar_members(file: str) -> Iterator[Source]:
     try:
         with tarfile.open(file, "r:") as tar:
             for member in _headers(tar):
-                if _is_image(member.name) and not member.isdir():
+                if _has_suffix(member.name, IMAGE_SUFFIXES) and not member.isdir():
                     seen[member.name] += 1
                     again = "" if seen[member.name] == 1 else f"#{seen[member.name]}"  # a name may come again
                     yield _tar_member(f"{archive}/{_valid(member.name)}{again}", file, member)
