@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -9,13 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-
-from fergeneral.forking import fork_safe_lock
+from threadpoolctl import ThreadpoolController
 
 MAX_WORKERS = (
     8  # each holds one photo; beyond some threads Python's interpreter lock, not the cores, is what they share
@@ -23,10 +23,6 @@ MAX_WORKERS = (
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-# Held where torch's count of threads is not what it is to be: a thread that is new to torch takes over the count of the
-# moment, and keeps it.
-_counting = fork_safe_lock()
 
 
 def available_cores() -> int:
@@ -75,32 +71,32 @@ def _group_quota(group: Path) -> float:
 
 
 @contextmanager
-def core_limit() -> Iterator[None]:
-    """Keep torch from using more threads than there are cores, for the length of the block.
+def core_limit(most: int | None = None) -> Iterator[None]:
+    """In the block, keep torch from using more threads than `most`, or than there are cores.
 
-    Nothing happens where torch's count is right, which is everywhere but under a CPU quota.
+    Other threads keep their count. So do products of float32 matrices, which torch leaves to MKL, with a count of its
+    own; convolutions, which it leaves to oneDNN, heed this one.
     """
-    before = torch_threads()
-    limit = min(before, available_cores())
+    before = torch.get_num_threads()
+    limit = min(before, most or available_cores())
     if limit == before:
         yield
         return
-    torch.set_num_threads(limit)
-    try:
+    with _openmp().limit(limits=limit):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
-def torch_threads() -> int:
-    """How many threads torch uses for a call from this thread."""
-    with _counting:
-        return torch.get_num_threads()
+@functools.cache
+def _openmp() -> ThreadpoolController:
+    """OpenMP, whose count of threads is each thread's own; torch.set_num_threads sets that of threads to come, too, and
+    MKL's.
+    """
+    return ThreadpoolController().select(user_api="openmp")
 
 
 def worker_count() -> int:
     """One for each core, at most MAX_WORKERS, and no more than torch's threads (torch.set_num_threads)."""
-    return min(torch_threads(), available_cores(), MAX_WORKERS)
+    return min(torch.get_num_threads(), available_cores(), MAX_WORKERS)
 
 
 @contextmanager
@@ -109,41 +105,21 @@ def worker_pool(count: int) -> Iterator[ThreadPoolExecutor]:
 
     At the end of the block, calls not yet begun are dropped and those under way are waited for.
     """
-    ready = threading.Barrier(count + 1)
     members: set[int] = set()
 
     def begin() -> None:
         members.add(threading.get_ident())
-        torch.get_num_threads()  # makes this thread's own setting, which the next line then changes
-        torch.set_num_threads(1)
-        with suppress(threading.BrokenBarrierError):
-            ready.wait()
+        torch.get_num_threads()  # gives this thread the count of all, which the next line then changes
+        _openmp().limit(limits=1)
 
     pool = ThreadPoolExecutor(count, "fergeneral", initializer=begin)
     try:
-        with _counting:
-            _start(pool, count, ready)
         yield pool
     finally:
         # An iterator that was left is closed by whichever thread collects garbage. That may be one of the pool's, which
         # cannot wait for itself; or it is closed when the interpreter ends, which has waited for the threads itself.
         if not sys.is_finalizing():
             pool.shutdown(wait=threading.get_ident() not in members, cancel_futures=True)
-
-
-def _start(pool: ThreadPoolExecutor, count: int, ready: threading.Barrier) -> None:
-    """Have all threads begin, each with its own count of 1 for torch, which sets that of later threads, too."""
-    before = torch.get_num_threads()
-    try:
-        for _ in range(count):
-            pool.submit(int)  # a pool starts a thread when it is given work
-        ready.wait()
-    except BaseException:  # Ctrl-C, or the system gives no more threads: those that began must not wait for the others
-        ready.abort()
-        pool.shutdown(cancel_futures=True)
-        raise
-    finally:
-        torch.set_num_threads(before)  # of this thread and those to come; the pool's threads keep their own
 
 
 def map_ahead(

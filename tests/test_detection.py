@@ -5,6 +5,7 @@ import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import facenet_pytorch
 import numpy as np
@@ -14,7 +15,7 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 
 from fergeneral import Detection, ExpressionExtractor, load_image
-from fergeneral.detection import MTCNNDetector, make_detector
+from fergeneral.detection import MTCNNDetector, YuNetDetector, make_detector
 from fergeneral.mtcnn import _in_stripes, _not_inside
 
 
@@ -137,8 +138,39 @@ def test_the_other_networks_give_facenet_pytorchs_values(
     with torch.no_grad():
         expected = getattr(untouched, name)((crops - 127.5) / 128)
         network = {"rnet": detector._rnet, "onet": detector._last._network}[name]
-        for ours, theirs in zip(network(crops), expected, strict=True):
-            assert ours.numpy() == pytest.approx(theirs.numpy(), abs=1e-4)
+        said = network(crops.to(memory_format=torch.channels_last))[:, :, 0, 0]
+    *others, scores = expected  # scores of both classes; ours come first, as one logit
+    assert torch.sigmoid(said[:, 0]).numpy() == pytest.approx(scores[:, 1].numpy(), abs=1e-5)
+    assert said[:, 1:].numpy() == pytest.approx(torch.cat(others, dim=1).numpy(), abs=1e-4)
+
+
+def test_detectors_use_one_thread_of_torch_and_leave_its_count(
+    detector: MTCNNDetector, yunet_model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in what obeys no count for a thread: MKL's products of matrices."""
+    counts: list[int] = []
+    convolution = torch.mkldnn_convolution
+
+    def counting(*arguments: Any) -> torch.Tensor:
+        counts.append(torch.get_num_threads())
+        return convolution(*arguments)
+
+    monkeypatch.setattr(torch, "mkldnn_convolution", counting)
+    image, before = load_image(photos / "astronaut.png"), torch.get_num_threads()
+    for each in (detector, YuNetDetector(yunet_model)):
+        counts.clear()
+        torch.set_num_threads(3)
+        try:
+            with torch.profiler.profile() as profile:
+                assert len(each.detect(image)) == 1
+            assert torch.get_num_threads() == 3
+        finally:
+            torch.set_num_threads(before)
+        assert counts
+        assert set(counts) == {1}
+        seen = {event.key for event in profile.key_averages()}
+        assert "aten::mkldnn_convolution" in seen
+        assert not seen & {"aten::addmm", "aten::mm", "aten::bmm", "aten::_slow_conv2d_forward"}
 
 
 def test_a_box_inside_another_is_dropped() -> None:

@@ -151,8 +151,8 @@ def test_a_pool_that_cannot_begin_is_an_error(monkeypatch: pytest.MonkeyPatch) -
         return submit(pool, *arguments)
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", failing)
-    with pytest.raises(RuntimeError, match="can't start"), threads.worker_pool(4):
-        pass
+    with pytest.raises(RuntimeError, match="can't start"), threads.worker_pool(4) as pool:
+        list(pool.map(int, range(4)))
     assert (threading.active_count(), torch.get_num_threads()) == (before, count)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,11 @@ def test_photos_are_taken_and_errors_told_in_the_callers_thread(pipeline: Expres
     assert where == {threading.get_ident()}
 
 
+def in_another_thread(function: Callable[[], int]) -> int:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
 def test_workers_use_one_torch_thread_each_and_the_caller_keeps_its_own() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -165,11 +171,9 @@ def test_workers_use_one_torch_thread_each_and_the_caller_keeps_its_own() -> Non
         with threads.worker_pool(2) as pool:
             assert [pool.submit(torch.get_num_threads).result() for _ in range(4)] == [1, 1, 1, 1]
             assert torch.get_num_threads() == 3
-        later: list[int] = []
-        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        assert (later, torch.get_num_threads()) == ([3], 3)
+            assert in_another_thread(torch.get_num_threads) == 3
+        assert in_another_thread(torch.get_num_threads) == 3
+        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
 
@@ -183,7 +187,12 @@ def test_torch_is_held_to_the_cores_there_are_and_let_go_again(monkeypatch: pyte
             assert threads.worker_count() == expected
             with threads.core_limit():
                 assert torch.get_num_threads() == expected
+                assert in_another_thread(torch.get_num_threads) == 4
             assert torch.get_num_threads() == 4
+            with threads.core_limit(1):
+                assert torch.get_num_threads() == 1
+            with threads.core_limit(9):
+                assert torch.get_num_threads() == 4
         torch.set_num_threads(64)
         assert threads.worker_count() == threads.MAX_WORKERS
     finally:
