@@ -78,7 +78,9 @@ class ExpressionExtractor:
     def extract(self, image: Any) -> list[Face]:
         """Find, align and embed every face in a photo (anything `load_image` takes).
 
-        Largest face first; [] where there is none. Raises ImageError for an image that cannot be read.
+        Largest face first; [] where there is none. Raises ImageError for an image that cannot be read. On a CPU this is
+        work for one thread until there are four faces to embed; call it from several threads, or use `extract_many`, to
+        use more cores.
         """
         with core_limit():
             detections, crops = self._find(image)
