@@ -31,6 +31,12 @@ from fergeneral.detection import MTCNNDetector, YuNetDetector
 CASES = {case.name: case for case in hostile.corpus()}
 Outcome = np.ndarray | str  # pixels, or an ImageError's message
 
+# Pillow 12 keeps the values of all tags (600 MB from a file of 2 MB); its libtiff leaves rows of a broken fax as the
+# memory was.
+LEFT_TO_NEWER_PILLOWS = ["tiff 300 tags of 2 MB, all the same", "tiff fax of raw pixels"]
+if int(PIL.__version__.split(".")[0]) > 12:
+    LEFT_TO_NEWER_PILLOWS.clear()
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -98,7 +104,7 @@ def test_path_bytes_and_file_object_give_the_same(tmp_path: Path) -> None:
 
 def test_threads_do_not_disturb_each_other() -> None:
     """Also not the warnings of the thread that calls them."""
-    data = [case.make(Path()) for case in hostile.byte_cases()]
+    data = [case.make(Path()) for case in hostile.byte_cases() if case.name not in LEFT_TO_NEWER_PILLOWS]
     alone = [outcome(source) for source in data]
     bomb = hostile.png((10_000, 10_000), [b""])
     with ThreadPoolExecutor(4) as pool:
@@ -199,14 +205,12 @@ print(json.dumps([outcomes, peak() - before]))
 
 def test_refusing_takes_no_memory() -> None:
     """The whole corpus, with its claims of up to 2**64 pixels, by a process that gets 512 MiB and no more."""
-    # Pillow 12 keeps the values of all tags: 600 MB of a file of 2 MB, of the machine that wants so old a Pillow.
-    left_out = {"tiff 300 tags of 2 MB, all the same"} if PIL.__version__.startswith("12.") else {""}
-    child = _CHILD.format(tests=str(Path(__file__).parent), left_out=left_out)
+    child = _CHILD.format(tests=str(Path(__file__).parent), left_out=LEFT_TO_NEWER_PILLOWS)
     ran = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
     assert ran.stderr == ""
     outcomes, megabytes = json.loads(ran.stdout)
     for case in hostile.byte_cases():
-        if case.name in left_out:
+        if case.name in LEFT_TO_NEWER_PILLOWS:
             continue
         found = outcomes[case.name]
         assert isinstance(found, str) or not isinstance(case.wanted, str) or case.wanted == hostile.EITHER

@@ -313,7 +313,8 @@ def test_a_card_is_not_written_through_a_link(folder: Path, tmp_path: Path) -> N
     "name",
     ["../x", "a/../b", "a/..", "./a", "a/b\n", "a/b\0", "a/b?x", "a\\b", "a/b/../c", "ä/b", "a--b/c", "", 5, 0, b"a/b"],
 )
-def test_what_is_no_name_of_a_repository_is_refused(name: Any) -> None:
+def test_what_is_no_name_of_a_repository_is_refused(name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where nothing of such a name lies beside
     with pytest.raises(ModelError, match="neither a folder"):
         ExpressionExtractor.from_pretrained(name, device="cpu")
 
