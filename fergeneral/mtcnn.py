@@ -11,9 +11,9 @@ work:
 - on a CPU they use one thread. Two would take 15 % less time on the clock, for 80 % more CPU time, which other photos
   can have (`extract_many` searches several at once);
 - the scales of P-Net and the squares of the others are cut from a chain of halved images, made once, in which they
-  are a few times as large as wanted. facenet-pytorch reads the whole image, in float32, for each of them. How many
-  times, and the weights of the shrinking, were chosen on 1,021 training images of RAF-DB with a black margin
-  (facenet-pytorch sees a face in 91.7 %, this in 91.0 %) and on 96 scenes with 640 pasted faces (90.3 % and 90.0 %).
+  are a few times as large as wanted; facenet-pytorch reads the whole image, in float32, for each scale. How many times,
+  and the weights of the shrinking, were chosen on 1,021 training images of RAF-DB with a black margin (facenet-pytorch
+  sees a face in 91.7 %, this in 91.9 %) and on 96 scenes with 640 pasted faces (90.3 % and 89.5 %).
 
 The faces are the same but for chance: a face moves by as much when the image is shifted by one pixel under
 facenet-pytorch's own detector. benchmarks/detection.py measures both.
@@ -104,9 +104,7 @@ class MTCNNDetector:
         scales = _scales(size, smallest_face(size, self.min_face_size))
         if not scales:
             return np.zeros((0, 4), dtype=np.float32)
-        levels = [_level(1 / scale, len(halves), finer=2) for scale in scales]
-        sources = {level: _tensor(halves[level]) for level in set(levels)}
-        found = [self._propose_at(scale, sources[level], size) for scale, level in zip(scales, levels, strict=True)]
+        found = [self._propose_at(scale, halves.whole(halves.level(1 / scale, finer=2)), size) for scale in scales]
         rows = np.concatenate(found)
         rows = rows[_distinct(rows[:, :4], rows[:, 4], 0.7)]
         sides = rows[:, 2:4] - rows[:, :2]
@@ -115,8 +113,7 @@ class MTCNNDetector:
     def _propose_at(self, scale: float, source: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
         """P-Net on one scale: (N, 9) corners, score and the correction of the corners in fractions of the side."""
         shape = (int(size[1] * scale + 1), int(size[0] * scale + 1))
-        # Averages as facenet-pytorch takes, but weighted by nearness: torch has them for bytes, in a fifth of the time.
-        pixels = interpolate(source, size=shape, mode="bilinear", antialias=True).to(self._device)
+        pixels = _shrunk(source, shape).to(self._device)
         maps = _in_stripes(self._pnet, pixels)
         places = np.nonzero(maps[0] >= _logit(_THRESHOLDS[0]))
         first = _STRIDE * np.stack(places[::-1], axis=1)
@@ -127,10 +124,10 @@ class MTCNNDetector:
 
     def _refine(self, halves: _Halves, squares: np.ndarray) -> np.ndarray:
         """R-Net: the squares that pass, corrected."""
-        squares, said = _look(self._rnet, self._device, halves, squares, side=24, finer=1, at_once=32)
+        squares, said = _look(self._rnet, self._device, halves, squares, side=24, at_once=32)
         passed = said[:, 0] > _logit(_THRESHOLDS[1])
         squares, scores, shifts = squares[passed], said[passed, 0], said[passed, 1:]
-        kept = _distinct(squares, scores, 0.6)  # facenet-pytorch: 0.7; this leaves a quarter less for O-Net
+        kept = _distinct(squares, scores, 0.65)  # facenet-pytorch: 0.7; this leaves a sixth less for O-Net
         return _squares(_corrected(squares[kept], shifts[kept]))
 
     def _finish(self, halves: _Halves, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -156,7 +153,7 @@ class LandmarkNetwork:
     def __call__(self, halves: _Halves, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Of squares (N, 4) in a chain of halved images: the M that lie in the image at all, what moves their corners
         (M, 4), landmarks (M, 5, 2) in the image's pixels, and scores (M,)."""
-        squares, said = _look(self._network, self._device, halves, squares, side=48, finer=2, at_once=16)
+        squares, said = _look(self._network, self._device, halves, squares, side=48, at_once=16)
         sides = squares[:, 2:] - squares[:, :2] + 1
         points = said[:, 5:].reshape(-1, 2, 5).transpose(0, 2, 1)
         return squares, said[:, 1:5], points * sides[:, None] + squares[:, None, :2] - 1, _sigmoid(said[:, 0])
@@ -175,15 +172,14 @@ def _look(
     squares: np.ndarray,
     *,
     side: int,
-    finer: int,
     at_once: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a network says of each square; squares outside the image are left out of both results. `finer`: _level."""
+    """What a network says of each square at `side` pixels; squares outside the image are left out of both results."""
     corners = _inside(squares, halves.size)
     visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
-    cut = b"".join(_cut(halves, corner, side, finer) for corner in corners[visible].tolist())
-    pixels = torch.from_numpy(np.frombuffer(bytearray(cut), dtype=np.uint8))
-    crops = pixels.view(-1, side, side, 3).permute(0, 3, 1, 2).to(device)  # channels last as they lie
+    parts = [_shrunk(halves.part(corner, side), (side, side)) for corner in corners[visible].tolist()]
+    crops = torch.cat([torch.empty((0, 3, side, side), dtype=torch.uint8), *parts])
+    crops = crops.contiguous(memory_format=torch.channels_last).to(device)
     said = [network(batch.float()) for batch in crops.split(at_once)]
     return squares[visible], torch.cat(said)[:, :, 0, 0].cpu().numpy()
 
@@ -277,6 +273,14 @@ def _tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
 
 
+def _shrunk(pixels: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """(1, 3, H, W) uint8 at another height and width.
+
+    Averages as facenet-pytorch takes, but weighted by nearness: torch has them for bytes, in a fifth of the time.
+    """
+    return interpolate(pixels, size=shape, mode="bilinear", antialias=True)
+
+
 def smallest_face(size: tuple[int, int], asked: int | None) -> float:
     """The shorter side, in pixels, of the smallest face looked for in an image of this size."""
     return asked or max(MIN_FACE_SIZE, MIN_FACE_SHARE * max(size))
@@ -298,33 +302,34 @@ class _Halves:
         self.size = image.size
         self._images = [image]
         self._count = 1 + ((min(image.size) - 1) // (2 * _FIELD - 1)).bit_length()
+        self._tensors: dict[int, torch.Tensor] = {}
 
-    def __len__(self) -> int:
-        return self._count
+    def level(self, ratio: float, *, finer: int) -> int:
+        """Which of them to shrink something from that is to be `ratio` times smaller than in the image itself.
 
-    def __getitem__(self, level: int) -> Image.Image:
+        The one in which it is 1 to 2 times as large as wanted, or `finer` halvings before it.
+        """
+        return min(max(0, math.floor(math.log2(ratio) + 1e-6) - finer), self._count - 1)
+
+    def whole(self, level: int) -> torch.Tensor:
+        """All pixels of one of them, (1, 3, H, W) uint8."""
+        if level not in self._tensors:
+            self._tensors[level] = _tensor(self._image(level))
+        return self._tensors[level]
+
+    def part(self, corners: list[int], side: int) -> torch.Tensor:
+        """The pixels in a rectangle of the image itself, from where it is 2 to 4 times as large as `side`."""
+        left, top, right, bottom = corners
+        level = self.level(min(right - left, bottom - top) / side, finer=1)
+        left, top, right, bottom = (left >> level, top >> level, -(-right >> level), -(-bottom >> level))
+        if level in self._tensors:
+            return self._tensors[level][:, :, top:bottom, left:right]
+        return _tensor(self._image(level).crop((left, top, right, bottom)))  # for a few parts, not all pixels
+
+    def _image(self, level: int) -> Image.Image:
         while len(self._images) <= level:
             self._images.append(self._images[-1].reduce(2))
         return self._images[level]
-
-
-def _level(ratio: float, count: int, *, finer: int) -> int:
-    """Which of `count` halved images to shrink `ratio` times (counted from the image itself) from.
-
-    The one that is 1 to 2 times as large as wanted, or `finer` halvings before it.
-    """
-    return min(max(0, math.floor(math.log2(ratio) + 1e-6) - finer), count - 1)
-
-
-def _cut(halves: _Halves, corners: list[int], side: int, finer: int) -> bytes:
-    """The pixels in a rectangle (of the image itself), brought to `side` x `side`.
-
-    Bilinear weights are as soft as facenet-pytorch's averages, which overlap; plain averages (BOX) are sharper, and
-    fewer faces pass.
-    """
-    level = _level(min(corners[2] - corners[0], corners[3] - corners[1]) / side, len(halves), finer=finer)
-    box = tuple(corner / 2**level for corner in corners)
-    return halves[level].resize((side, side), Image.Resampling.BILINEAR, box).tobytes()
 
 
 def _inside(squares: np.ndarray, size: tuple[int, int]) -> np.ndarray:
