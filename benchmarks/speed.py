@@ -1,6 +1,6 @@
 """What extraction costs, beside the usual pipeline (usual.py), in one run.
 
-    python benchmarks/speed.py [--threads 1 2] [--rounds 5] [--yunet FILE] [--photos 100]
+    python benchmarks/speed.py [--threads 1 2] [--rounds 5] [--yunet FILE] [--photos 1000]
 
 Writes speed.json and, from it, the table in README.md between the marks, both beside this file. Everything compared is
 run in turn, once a round; costs are medians over the rounds, and a ratio is the median of the rounds' ratios. The cost
@@ -111,20 +111,24 @@ def detection(yunet: Path | None, rounds: int) -> dict[str, Any]:
     return {"ms": costs(systems, scenes, rounds), "quality": quality}
 
 
-def many(photos: dict[str, bytes], ours: dict[str, ExpressionExtractor], count: int, rounds: int) -> dict[str, Any]:
-    """`extract_many` against a loop over `extract`, on the clock and in CPU time; scenes of 12 MP are left out."""
+def many(photos: dict[str, bytes], ours: dict[str, ExpressionExtractor], count: int) -> dict[str, Any]:
+    """`extract_many` against a loop over `extract`, on the clock and in CPU time, once; without scenes of 12 MP."""
     mixed = list(itertools.islice(itertools.cycle(d for n, d in photos.items() if "12 MP" not in n), count))
     result: dict[str, Any] = {"photos": count}
     for key, one in ours.items():
-        jobs: dict[str, Job] = {
-            "loop": lambda one=one: [one.extract(photo) for photo in mixed],
-            "extract_many": lambda one=one: list(one.extract_many(mixed)),
+        jobs: dict[str, Callable[[list[bytes]], Any]] = {
+            "loop": lambda some, one=one: [one.extract(photo) for photo in some],
+            "extract_many": lambda some, one=one: list(one.extract_many(some)),
         }
-        both = {"clock": time.perf_counter, "cpu": time.process_time}
-        times = {kind: median_times(jobs, rounds, clock) for kind, clock in both.items()}
-        result[key] = {f"{kind} ratio": ratio(t, "loop", "extract_many") for kind, t in times.items()}
-        seconds = statistics.median(times["clock"]["extract_many"])
-        result[key]["photos a second on the clock"] = count / seconds
+        seconds: dict[str, np.ndarray] = {}
+        for name, job in jobs.items():
+            job(mixed[:TOGETHER])
+            start = np.array([time.perf_counter(), time.process_time()])
+            job(mixed)
+            seconds[name] = np.array([time.perf_counter(), time.process_time()]) - start
+        clock, cpu = (seconds["loop"] / seconds["extract_many"]).tolist()
+        rate = count / float(seconds["extract_many"][0])
+        result[key] = {"clock ratio": clock, "cpu ratio": cpu, "photos a second on the clock": rate}
         print(key, result[key], flush=True)
     return result
 
@@ -261,7 +265,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         print(f"{threads} thread(s)", flush=True)
         result[f"{threads} thread(s)"] = {
             "end to end": end_to_end(photos, ours, options.rounds),
-            "many": many(photos, ours, options.photos, options.rounds),
+            "many": many(photos, ours, options.photos),
             "encoder": encoder(ours["default"], ours["yunet, int8"], options.rounds),
             "processes": processes(photos, options.rounds),
         }
@@ -295,11 +299,22 @@ def end_to_end_lines(part: dict[str, Any]) -> list[str]:
     head = ["scene", "usual, CPU-ms", *(f"{name}: CPU-ms (times less)" for name in names)]
     head.append("faces: " + ", ".join(rows[0]["faces"]))
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in rows:
+    for row in [*rows, *sums(rows)]:
         cells = [row["scene"], f"{row['ms']['usual']:.0f}"]
         cells += [f"{row['ms'][name]:.0f} (**{row['times less'][name]:.1f}**)" for name in names]
         lines.append("| " + " | ".join([*cells, ", ".join(str(n) for n in row["faces"].values())]) + " |")
     return lines
+
+
+def sums(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the scenes of each size, the sums of their times and faces, and the ratio of these sums."""
+    result = []
+    for size in dict.fromkeys(row["scene"].split(", ")[1] for row in rows):
+        same = [row for row in rows if row["scene"].endswith(size)]
+        ms, faces = ({key: sum(row[what][key] for row in same) for key in same[0][what]} for what in ("ms", "faces"))
+        less = {key: ms["usual"] / ms[key] for key in ms}
+        result.append({"scene": f"all {len(same)}, {size}", "ms": ms, "times less": less, "faces": faces})
+    return result
 
 
 def other_lines(part: dict[str, Any]) -> list[str]:
@@ -348,7 +363,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--photos", type=int, default=100, help="for extract_many")
+    parser.add_argument("--photos", type=int, default=1000, help="for extract_many")
     parser.add_argument("--yunet", type=Path)
     result = measure(parser.parse_args())
     (HERE / "speed.json").write_text(json.dumps(result, indent=1) + "\n")
