@@ -42,6 +42,7 @@ from fergeneral.yunet import YuNetDetector
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- speed.py: begin -->", "<!-- speed.py: end -->"
 TOGETHER = 8
+IDLE = 0.05  # seconds after a job, in which OpenMP's threads stop spinning, which would count for the next one
 Job = Callable[[], Any]
 Clock = Callable[[], float]
 
@@ -51,6 +52,7 @@ def median_times(jobs: dict[str, Job], rounds: int, clock: Clock = time.process_
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(rounds + 1):
         for name, job in jobs.items():
+            time.sleep(IDLE)
             start = clock()
             job()
             if number:
