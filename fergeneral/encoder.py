@@ -30,8 +30,8 @@ _MAX_CROP_SIZE = 1024
 # Through the network at once on a CPU. The activations of more (64 crops of 96 px) pass 32 MiB, which glibc maps afresh
 # for every layer: a fifth more time a crop, on one thread.
 _CPU_BATCH = 32
-# Fewer crops go through on one thread: with three on two threads, `extract` gains a fifth on the clock and takes 60 % more
-# CPU time, most of it spent on waiting.
+# Fewer crops go through on one thread: with three on two, `extract` gains a fifth on the clock for 60 % more CPU time,
+# most of it spent on waiting.
 _FEW = 4
 # All that config.json may name: from a name like "hf-hub:..." or "local-dir:..." timm loads what lies there.
 _ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
