@@ -23,7 +23,7 @@ from fergeneral.alignment import TEMPLATE, resize_crop
 from fergeneral.errors import ImageError, ModelError
 from fergeneral.forking import native_call
 from fergeneral.images import load_image
-from fergeneral.threads import core_limit
+from fergeneral.threads import thread_limit
 
 FORMAT_VERSION = 1
 _MAX_CROP_SIZE = 1024
@@ -298,7 +298,7 @@ class Encoder:
         if not hasattr(crops, "__len__"):
             crops = list(crops)
         embeddings = np.empty((len(crops), self.config.embedding_size), dtype=np.float32)
-        with core_limit(1 if min(batch_size, len(crops)) < _FEW else None):
+        with thread_limit(1 if min(batch_size, len(crops)) < _FEW else None):
             for start in _progress(range(0, len(crops), batch_size), show_progress):
                 stop = min(start + batch_size, len(crops))
                 whole = isinstance(crops, np.ndarray)  # other sequences need not take slices

@@ -25,7 +25,7 @@ from fergeneral.encoder import Encoder, EncoderConfig
 from fergeneral.errors import ImageError
 from fergeneral.forking import fork_safe_lock
 from fergeneral.images import load_image
-from fergeneral.threads import core_limit, map_ahead, worker_count, worker_pool
+from fergeneral.threads import map_ahead, thread_limit, worker_count, worker_pool
 from fergeneral.types import Detection, Detector, Face, TrackedFace, VideoFrame
 
 Found = tuple[list[Detection], list[np.ndarray]]  # a photo's faces, largest first, and their crops (S, S, 3) uint8
@@ -82,7 +82,7 @@ class ExpressionExtractor:
         work for one thread until there are four faces to embed; call it from several threads, or use `extract_many`, to
         use more cores.
         """
-        with core_limit():
+        with thread_limit():
             detections, crops = self._find(image)
             return self._join(detections, self.encoder.encode(crops, show_progress=False))
 

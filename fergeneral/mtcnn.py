@@ -35,7 +35,7 @@ from torch.nn.functional import interpolate
 from torchvision.ops import nms
 
 from fergeneral.forking import native_call
-from fergeneral.threads import core_limit
+from fergeneral.threads import thread_limit
 from fergeneral.types import Detection
 
 # The smallest face looked for: 40 pixels (facenet-pytorch's default, 20, takes about twice the time and adds false
@@ -80,7 +80,7 @@ class MTCNNDetector:
         return functools.partial(type(self), min_face_size=self.min_face_size, device=self._device), ()
 
     @native_call()
-    @core_limit(1)
+    @thread_limit(1)
     @torch.inference_mode()
     def detect(self, image: Image.Image) -> list[Detection]:
         """All faces in an upright PIL image of mode RGB, largest first. Boxes are clipped to the image."""

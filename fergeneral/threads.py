@@ -71,14 +71,14 @@ def _group_quota(group: Path) -> float:
 
 
 @contextmanager
-def core_limit(most: int | None = None) -> Iterator[None]:
-    """In the block, keep torch from using more threads than `most`, or than there are cores.
+def thread_limit(most: int | None = None) -> Iterator[None]:
+    """In the block, keep torch from using more threads than `most` (None: than there are cores).
 
     Other threads keep their count. So do products of float32 matrices, which torch leaves to MKL, with a count of its
     own; convolutions, which it leaves to oneDNN, heed this one.
     """
     before = torch.get_num_threads()
-    limit = min(before, most or available_cores())
+    limit = min(before, available_cores() if most is None else most)
     if limit == before:
         yield
         return

@@ -22,7 +22,7 @@ from fergeneral.forking import native_call
 from fergeneral.mtcnn import LandmarkNetwork, smallest_face
 from fergeneral.sessions import import_onnxruntime, open_session
 from fergeneral.storage import read_weights
-from fergeneral.threads import core_limit
+from fergeneral.threads import thread_limit
 from fergeneral.types import Detection
 
 REPOSITORY = "opencv/face_detection_yunet"
@@ -82,7 +82,7 @@ class YuNetDetector:
         self._session = _session(self._model)
 
     @native_call()
-    @core_limit(1)
+    @thread_limit(1)
     def detect(self, image: Image.Image) -> list[Detection]:
         """All faces in an upright PIL image of mode RGB, largest first. Boxes are clipped to the image.
 

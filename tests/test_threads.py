@@ -185,13 +185,13 @@ def test_torch_is_held_to_the_cores_there_are_and_let_go_again(monkeypatch: pyte
         for cores, expected in ((2, 2), (4, 4), (64, 4)):
             monkeypatch.setattr(threads, "available_cores", lambda cores=cores: cores)
             assert threads.worker_count() == expected
-            with threads.core_limit():
+            with threads.thread_limit():
                 assert torch.get_num_threads() == expected
                 assert in_another_thread(torch.get_num_threads) == 4
             assert torch.get_num_threads() == 4
-            with threads.core_limit(1):
+            with threads.thread_limit(1):
                 assert torch.get_num_threads() == 1
-            with threads.core_limit(9):
+            with threads.thread_limit(9):
                 assert torch.get_num_threads() == 4
         torch.set_num_threads(64)
         assert threads.worker_count() == threads.MAX_WORKERS
