@@ -44,19 +44,18 @@ BEGIN, END = "<!-- speed.py: begin -->", "<!-- speed.py: end -->"
 TOGETHER = 8
 IDLE = 0.05  # seconds after a job, in which OpenMP's threads stop spinning, which would count for the next one
 Job = Callable[[], Any]
-Clock = Callable[[], float]
 
 
-def median_times(jobs: dict[str, Job], rounds: int, clock: Clock = time.process_time) -> dict[str, list[float]]:
-    """Seconds of each job in each round, after one that does not count."""
+def median_times(jobs: dict[str, Job], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each job in each round, after one that does not count."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(rounds + 1):
         for name, job in jobs.items():
             time.sleep(IDLE)
-            start = clock()
+            start = time.process_time()
             job()
             if number:
-                times[name].append(clock() - start)
+                times[name].append(time.process_time() - start)
     return times
 
 

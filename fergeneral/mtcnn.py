@@ -50,7 +50,6 @@ _THRESHOLDS = (0.6, 0.7, 0.7)  # the least score that passes each network
 _ROWS = 32  # of P-Net's output at once
 _CPU = torch.device("cpu")
 
-
 Layer = TypeVar("Layer", bound=nn.Module)
 
 

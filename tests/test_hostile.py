@@ -33,9 +33,8 @@ Outcome = np.ndarray | str  # pixels, or an ImageError's message
 
 # Pillow 12 keeps the values of all tags (600 MB from a file of 2 MB); its libtiff leaves rows of a broken fax as the
 # memory was.
-LEFT_TO_NEWER_PILLOWS = ["tiff 300 tags of 2 MB, all the same", "tiff fax of raw pixels"]
-if int(PIL.__version__.split(".")[0]) > 12:
-    LEFT_TO_NEWER_PILLOWS.clear()
+OLD_PILLOW = int(PIL.__version__.split(".")[0]) <= 12
+LEFT_TO_NEWER_PILLOWS = ["tiff 300 tags of 2 MB, all the same", "tiff fax of raw pixels"] if OLD_PILLOW else []
 
 
 @pytest.fixture(scope="module")
