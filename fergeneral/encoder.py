@@ -21,9 +21,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fergeneral.alignment import TEMPLATE, resize_crop
 from fergeneral.errors import ImageError, ModelError
-from fergeneral.forking import native_call
 from fergeneral.images import load_image
-from fergeneral.threads import thread_limit
+from fergeneral.threads import inference, thread_limit
 
 FORMAT_VERSION = 1
 _MAX_CROP_SIZE = 1024
@@ -149,8 +148,17 @@ def _are_numbers(value: Any, shape: tuple[int, ...], low: float, high: float) ->
 
 
 def build_network(architecture: str) -> torch.nn.Module:
-    """The timm network without classifier: (N, 3, S, S) -> (N, embedding_size). Never downloads weights."""
-    return timm.create_model(architecture, pretrained=False, num_classes=0)
+    """The timm network without classifier: (N, 3, S, S) -> (N, embedding_size). Never downloads weights.
+
+    Its weights are float32, whatever torch's default dtype is, and random.
+    """
+    return timm.create_model(architecture, pretrained=False, num_classes=0).float()
+
+
+def empty_network(architecture: str) -> torch.nn.Module:
+    """`build_network` without memory for weights (on the device "meta"): they are about to be replaced."""
+    with torch.device("meta"):
+        return build_network(architecture)
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -186,9 +194,12 @@ class CropNetwork(torch.nn.Module):
         self.network = _same_tensors(network).eval()
         _fold_batch_norm(self.network)
         first = next(module for module in self.network.modules() if isinstance(module, torch.nn.Conv2d))
-        scale = 255 * torch.tensor(config.std, device=first.weight.device).view(1, 3, 1, 1)
-        first.weight = torch.nn.Parameter(first.weight.detach() / scale)
-        self.register_buffer("mean", 255 * torch.tensor(config.mean).view(1, 3, 1, 1))
+        mean, std = (
+            255 * torch.tensor(values, dtype=torch.float32, device=first.weight.device).view(1, 3, 1, 1)
+            for values in (config.mean, config.std)
+        )
+        first.weight = torch.nn.Parameter(first.weight.detach() / std)
+        self.register_buffer("mean", mean)
         self.requires_grad_(False)
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
@@ -234,19 +245,18 @@ class _PackedConvolution(torch.nn.Module):
         return torch.ops.mkldnn._convolution_pointwise(x, self._weight, self._bias, *self._geometry, "none", [], "")
 
 
-@native_call()
 def _packed(module: CropNetwork, size: int) -> CropNetwork:
     """The same with packed convolutions: half the time for one crop, a tenth less for 32. Where this torch cannot do
     it, or gets another result, `module` as it is.
     """
-    crop = torch.arange(size * size * 3, dtype=torch.int32).to(torch.uint8).view(1, size, size, 3)
+    crop = torch.from_numpy(np.resize(np.arange(256, dtype=np.uint8), (1, size, size, 3)))
     packed = _same_tensors(module)
     for parent in list(packed.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, torch.nn.Conv2d):
                 setattr(parent, name, _PackedConvolution(child))
     try:
-        with torch.inference_mode():
+        with inference(crop.device):
             fits = torch.allclose(packed(crop), module(crop), rtol=1e-4, atol=1e-4)
     except (AttributeError, RuntimeError):  # no such operators, no oneDNN, or none for this processor
         return module
@@ -326,7 +336,7 @@ class Encoder:
 
     def _forward(self, crops: np.ndarray) -> np.ndarray:
         """(N, S, S, 3) uint8 -> (N, D) float32."""
-        with native_call(), torch.inference_mode():
+        with inference(self.device):
             pixels = torch.from_numpy(crops)
             if self.device.type == "cpu":
                 return torch.cat([self._module(part) for part in pixels.split(_CPU_BATCH)]).numpy()
@@ -337,8 +347,7 @@ class Encoder:
 
 
 def _unpickled(weights: bytes, config: EncoderConfig, device: str) -> Encoder:
-    with torch.device("meta"):
-        network = build_network(config.architecture)
+    network = empty_network(config.architecture)
     network.load_state_dict(load_tensors(weights), strict=True, assign=True)
     return Encoder(network, config, device)
 

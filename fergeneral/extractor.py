@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 import os
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,14 +24,13 @@ from fergeneral.alignment import cut_face
 from fergeneral.detection import make_detector
 from fergeneral.encoder import Encoder, EncoderConfig
 from fergeneral.errors import ImageError
-from fergeneral.forking import fork_safe_lock
 from fergeneral.images import load_image
 from fergeneral.threads import map_ahead, thread_limit, worker_count, worker_pool
 from fergeneral.types import Detection, Detector, Face, TrackedFace, VideoFrame
 
 Found = tuple[list[Detection], list[np.ndarray]]  # a photo's faces, largest first, and their crops (S, S, 3) uint8
 
-_loading = fork_safe_lock()
+_loading = threading.Lock()
 
 
 class ExpressionExtractor:

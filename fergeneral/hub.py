@@ -21,7 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from fergeneral.card import license_text, model_card
-from fergeneral.encoder import Encoder, EncoderConfig, build_network, check_network
+from fergeneral.encoder import Encoder, EncoderConfig, check_network, empty_network
 from fergeneral.errors import DataError, ModelError
 from fergeneral.storage import read_weights, whole_file
 
@@ -224,8 +224,7 @@ def _network(path: Path, config: EncoderConfig) -> torch.nn.Module:
 
 
 def _network_with(tensors: dict[str, torch.Tensor], config: EncoderConfig, path: Path) -> torch.nn.Module:
-    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-        network = build_network(config.architecture)
+    network = empty_network(config.architecture)
     misfit = f"{path} does not fit the architecture {config.architecture}"
     for name, wanted in network.state_dict().items():
         if name in tensors and tensors[name].dtype != wanted.dtype:
@@ -302,11 +301,12 @@ def _download(repo: str, revision: str | None, local_files_only: bool) -> Path:
 
 def _get_weights(repo: str, commit: str, local_files_only: bool) -> str:
     """The weights of a commit into the Hub's cache. The name of their file: model.onnx is for want of the other."""
-    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    # A path; None where the cache does not know; another object where the Hub has said that there is no such file.
     in_cache = [try_to_load_from_cache(repo, name, revision=commit) for name in (WEIGHTS_FILE, INT8_FILE)]
-    if in_cache[0] is _CACHED_NO_EXIST and isinstance(in_cache[1], str):
+    if in_cache[0] is not None and not isinstance(in_cache[0], str) and isinstance(in_cache[1], str):
         return INT8_FILE  # found so before: the Hub need not be asked again
     try:
         _get(repo, WEIGHTS_FILE, commit, local_files_only)

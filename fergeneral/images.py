@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import io
-import logging
 import os
 import re
 import stat
 import sys
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFile, _imaging
+from PIL import Image, ImageChops, ImageFile
 
 from fergeneral.errors import ImageError
 
@@ -80,8 +75,9 @@ def load_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     a photo thus take 340 MB to 1.1 GB, as WebP 1.5 and as JPEG 2000 2.2 GB; to find and cut its faces, up to 4 bytes a
     pixel are added to the result's. `extract_many` reads as many photos at once as there are cores, at most 8.
 
-    Raises ImageError, which says what came and what is wanted, and nothing else for whatever `source` is. No warning
-    is given. Raises ValueError for a `max_pixels` that is no positive whole number.
+    Raises ImageError, which says what came and what is wanted, and nothing else for whatever `source` is. Pillow may
+    warn of faults in a file's metadata (UserWarning), and libtiff may print what it finds wrong with a TIFF on stderr:
+    both are left as they are. Raises ValueError for a `max_pixels` that is no positive whole number.
     """
     if not isinstance(max_pixels, int) or max_pixels < 1:
         raise ValueError(f"max_pixels must be a positive whole number, got {max_pixels!r}")
@@ -198,12 +194,15 @@ def _from_pil(image: Image.Image, max_pixels: int) -> Image.Image:
 
 @contextmanager
 def _translated(name: str) -> Iterator[None]:
-    """Whatever Pillow raises as ImageError, and none of its warnings."""
+    """Whatever Pillow raises as ImageError, also a warning where the process has made warnings errors."""
     try:
-        with _no_warnings():
-            yield
+        yield
     except ImageError:
         raise
+    except Warning as warning:
+        raise ImageError(
+            f"{name} makes Pillow warn, and warnings are errors in this process: {_reason(warning)}"
+        ) from warning
     except MemoryError as error:
         raise ImageError(f"{name} needs more memory than there is") from error
     except Image.DecompressionBombError as error:
@@ -212,54 +211,6 @@ def _translated(name: str) -> Iterator[None]:
         ) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise ImageError(f"{name} is damaged or cut off: {_reason(error)}") from error
-
-
-class _Reading(threading.local):
-    """What stands in warnings.filters for a pattern of modules, and fits in threads that are reading an image alone.
-
-    warnings.catch_warnings changes the filters of all threads, and, when blocks overlap in time, leaves them changed.
-    """
-
-    now = False
-
-    def match(self, module: str) -> bool:
-        return self.now
-
-    def __reduce__(self) -> str:  # scikit-learn sends the filters to its worker processes
-        return "_reading"
-
-
-_reading = _Reading()
-_QUIET = [("ignore", None, category, _reading, 0) for category in (UserWarning, RuntimeWarning)]  # not: deprecations
-_changing_filters = threading.Lock()
-logging.getLogger("PIL.TiffImagePlugin").addFilter(lambda record: not _reading.now)  # it raises what it logs
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Pillow warns of dozens of faults in metadata, which may come with every photo of a camera."""
-    filters: Any = warnings.filters
-    if filters[: len(_QUIET)] != _QUIET:
-        with _changing_filters:
-            filters[:] = _QUIET + [other for other in filters if other not in _QUIET]
-    _quiet_libtiff()
-    _reading.now = True
-    try:
-        yield
-    finally:
-        _reading.now = False
-
-
-@functools.cache
-def _quiet_libtiff() -> None:
-    """libtiff prints faults of a file on stderr, which Pillow then raises as errors. Where it is part of Pillow's own
-    library (on Windows), it goes on."""
-    try:
-        silence = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
-        silence.argtypes, silence.restype = [ctypes.c_void_p], ctypes.c_void_p
-        silence(None)
-    except (AttributeError, OSError):
-        pass
 
 
 def _open(file: Any, name: str) -> ImageFile.ImageFile:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,8 +34,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 from torchvision.ops import nms
 
-from fergeneral.forking import native_call
-from fergeneral.threads import thread_limit
+from fergeneral.threads import inference, thread_limit
 from fergeneral.types import Detection
 
 # The smallest face looked for: 40 pixels (facenet-pytorch's default, 20, takes about twice the time and adds false
@@ -51,6 +50,7 @@ _ROWS = 32  # of P-Net's output at once
 _CPU = torch.device("cpu")
 
 Layer = TypeVar("Layer", bound=nn.Module)
+Network = TypeVar("Network", PNet, RNet, ONet)
 
 
 class MTCNNDetector:
@@ -68,8 +68,8 @@ class MTCNNDetector:
         self.min_face_size = min_face_size
         place = torch.device(device)
         self._device = torch.device("cpu") if place.type == "mps" else place  # these networks were not tried on MPS
-        self._pnet = _prepared(_one_head_pnet(PNet()), self._device)
-        self._rnet = _prepared(_one_head_rnet(RNet()), self._device)
+        self._pnet = _prepared(_one_head_pnet(_loaded(PNet)), self._device)
+        self._rnet = _prepared(_one_head_rnet(_loaded(RNet)), self._device)
         self._last = LandmarkNetwork(self._device)
 
     def __reduce__(self) -> tuple[Callable[[], MTCNNDetector], tuple[()]]:
@@ -78,11 +78,13 @@ class MTCNNDetector:
         """
         return functools.partial(type(self), min_face_size=self.min_face_size, device=self._device), ()
 
-    @native_call()
     @thread_limit(1)
-    @torch.inference_mode()
     def detect(self, image: Image.Image) -> list[Detection]:
         """All faces in an upright PIL image of mode RGB, largest first. Boxes are clipped to the image."""
+        with inference(self._device):
+            return self._detect(image)
+
+    def _detect(self, image: Image.Image) -> list[Detection]:
         halves = _Halves(image)
         squares = self._propose(halves)
         if len(squares):
@@ -143,7 +145,7 @@ class LandmarkNetwork:
 
     def __init__(self, device: torch.device = _CPU) -> None:
         self._device = device
-        self._network = _prepared(_one_head_onet(ONet()), device)
+        self._network = _prepared(_one_head_onet(_loaded(ONet)), device)
 
     def __reduce__(self) -> tuple[type[LandmarkNetwork], tuple[torch.device]]:
         """As MTCNNDetector's."""
@@ -157,10 +159,10 @@ class LandmarkNetwork:
         points = said[:, 5:].reshape(-1, 2, 5).transpose(0, 2, 1)
         return squares, said[:, 1:5], points * sides[:, None] + squares[:, None, :2] - 1, _sigmoid(said[:, 0])
 
-    @torch.inference_mode()
     def mark(self, image: Image.Image, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Landmarks (N, 5, 2) and scores (N,) for boxes (N, 4), of any detector, that lie in the image."""
-        _, _, landmarks, scores = self(_Halves(image), _squares(boxes))
+        with inference(self._device):
+            _, _, landmarks, scores = self(_Halves(image), _squares(boxes))
         return landmarks, scores
 
 
@@ -177,10 +179,25 @@ def _look(
     corners = _inside(squares, halves.size)
     visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
     parts = [_shrunk(halves.part(corner, side), (side, side)) for corner in corners[visible].tolist()]
-    crops = torch.cat([torch.empty((0, 3, side, side), dtype=torch.uint8), *parts])
+    crops = torch.cat([torch.empty((0, 3, side, side), dtype=torch.uint8, device=_CPU), *parts])
     crops = crops.contiguous(memory_format=torch.channels_last).to(device)
     said = [network(batch.float()) for batch in crops.split(at_once)]
     return squares[visible], torch.cat(said)[:, :, 0, 0].cpu().numpy()
+
+
+def _loaded(network: type[Network]) -> Network:
+    """One of facenet-pytorch's networks with its weights, float32 on the CPU.
+
+    The weights are put in place of parameters that have no memory ("meta"): so neither torch's default dtype and device
+    nor its random numbers, with which parameters are filled else, play a part.
+    """
+
+    class WithWeights(network):  # type: ignore[misc, valid-type]
+        def load_state_dict(self, state: dict[str, torch.Tensor]) -> Any:  # called by __init__
+            return super().load_state_dict(state, assign=True)
+
+    with torch.device("meta"):
+        return WithWeights()
 
 
 def _one_head_pnet(net: PNet) -> nn.Sequential:
@@ -188,10 +205,10 @@ def _one_head_pnet(net: PNet) -> nn.Sequential:
     processor's vectors are then full.
     """
     return nn.Sequential(
-        _filled(nn.Conv2d(3, 16, 3), net.conv1.weight, net.conv1.bias),
-        _filled(nn.PReLU(16), net.prelu1.weight),
+        _filled(nn.Conv2d(3, 16, 3, device="meta"), net.conv1.weight, net.conv1.bias),
+        _filled(nn.PReLU(16, device="meta"), net.prelu1.weight),
         net.pool1,
-        _filled(nn.Conv2d(16, 16, 3), net.conv2.weight, net.conv2.bias),
+        _filled(nn.Conv2d(16, 16, 3, device="meta"), net.conv2.weight, net.conv2.bias),
         net.prelu2,
         net.conv3,
         net.prelu3,
@@ -215,7 +232,7 @@ def _one_head_onet(net: ONet) -> nn.Sequential:
 def _over_map(dense: nn.Linear, side: int) -> nn.Conv2d:
     """A dense layer that takes a map of `side` x `side`, column by column, as the convolution that it is."""
     weight = dense.weight.view(dense.out_features, side, side, -1).permute(0, 3, 2, 1)
-    return _filled(nn.Conv2d(weight.shape[1], dense.out_features, side), weight, dense.bias)
+    return _filled(nn.Conv2d(weight.shape[1], dense.out_features, side, device="meta"), weight, dense.bias)
 
 
 def _head(classes: nn.Conv2d | nn.Linear, *others: nn.Conv2d | nn.Linear) -> nn.Conv2d:
@@ -224,14 +241,18 @@ def _head(classes: nn.Conv2d | nn.Linear, *others: nn.Conv2d | nn.Linear) -> nn.
         torch.cat([first[1:] - first[:1], *rest])
         for first, *rest in zip(*(head.parameters() for head in (classes, *others)), strict=True)
     )
-    return _filled(nn.Conv2d(weight.shape[1], len(weight), 1), weight.view(*weight.shape[:2], 1, 1), bias)
+    return _filled(
+        nn.Conv2d(weight.shape[1], len(weight), 1, device="meta"), weight.view(*weight.shape[:2], 1, 1), bias
+    )
 
 
 @torch.no_grad()
 def _filled(layer: Layer, *values: torch.Tensor) -> Layer:
     """A layer with these values (weight, then bias) in its first channels, and zero in the others."""
-    for parameter, value in zip(layer.parameters(), values, strict=True):
-        parameter.zero_()[tuple(slice(length) for length in value.shape)] = value
+    for (name, parameter), value in zip(list(layer.named_parameters()), values, strict=True):
+        full = torch.zeros(parameter.shape, dtype=torch.float32, device=_CPU)
+        full[tuple(slice(length) for length in value.shape)] = value
+        setattr(layer, name, nn.Parameter(full))
     return layer
 
 

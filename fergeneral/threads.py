@@ -1,4 +1,4 @@
-"""How many threads there are to use, and calls that run ahead in them."""
+"""How many threads to use, the settings of torch and numpy to compute under, and calls that run ahead in threads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
 MAX_WORKERS = (
     8  # each holds one photo; beyond some threads Python's interpreter lock, not the cores, is what they share
 )
+
+_PROCESS = os.getpid()  # that imported this; a forked child has its parent's memory, but none of its threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -75,14 +78,28 @@ def thread_limit(most: int | None = None) -> Iterator[None]:
     """In the block, keep torch from using more threads than `most` (None: than there are cores).
 
     Other threads keep their count. So do products of float32 matrices, which torch leaves to MKL, with a count of its
-    own; convolutions, which it leaves to oneDNN, heed this one.
+    own; convolutions, which it leaves to oneDNN, heed this one. In a forked child it is one thread: OpenMP would wait
+    without end for threads that only the parent has.
     """
     before = torch.get_num_threads()
+    if os.getpid() != _PROCESS:
+        most = 1
     limit = min(before, available_cores() if most is None else most)
     if limit == before:
         yield
         return
     with _openmp().limit(limits=limit):
+        yield
+
+
+@contextmanager
+def inference(device: torch.device) -> Iterator[None]:
+    """In the block, networks on `device` compute in float32 without gradients, whatever the process has set.
+
+    What may be set: gradients, autocast, numpy's treatment of floating-point errors. All of it is the thread's own, and
+    is after the block as it was before.
+    """
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False), np.errstate(all="ignore"):
         yield
 
 
@@ -95,7 +112,12 @@ def _openmp() -> ThreadpoolController:
 
 
 def worker_count() -> int:
-    """One for each core, at most MAX_WORKERS, and no more than torch's threads (torch.set_num_threads)."""
+    """One for each core, at most MAX_WORKERS, and no more than torch's threads (torch.set_num_threads).
+
+    In a forked child it is one, as in a DataLoader's workers: there is one such child for each core, as a rule.
+    """
+    if os.getpid() != _PROCESS:
+        return 1
     return min(torch.get_num_threads(), available_cores(), MAX_WORKERS)
 
 

@@ -18,11 +18,10 @@ from PIL import Image
 from torchvision.ops import nms
 
 from fergeneral.errors import ModelError
-from fergeneral.forking import native_call
 from fergeneral.mtcnn import LandmarkNetwork, smallest_face
 from fergeneral.sessions import import_onnxruntime, open_session
 from fergeneral.storage import read_weights
-from fergeneral.threads import thread_limit
+from fergeneral.threads import inference, thread_limit
 from fergeneral.types import Detection
 
 REPOSITORY = "opencv/face_detection_yunet"
@@ -81,8 +80,8 @@ class YuNetDetector:
         self.__dict__.update(state)
         self._session = _session(self._model)
 
-    @native_call()
     @thread_limit(1)
+    @inference(torch.device("cpu"))
     def detect(self, image: Image.Image) -> list[Detection]:
         """All faces in an upright PIL image of mode RGB, largest first. Boxes are clipped to the image.
 

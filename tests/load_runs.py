@@ -5,7 +5,6 @@ FOLDER holds an encoder, PHOTO has a face. A program that ends with 0 has found 
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import os
 import sys
@@ -62,7 +61,7 @@ def forked(job: Callable[[], object]) -> None:
 
 def fork(folder: str, photo: str) -> None:
     """After the import, and after the extractor was used, on one and on two threads of torch's; by a DataLoader; and
-    while threads are at work."""
+    with results half gone through, which the child cannot go on with."""
     torch.set_num_threads(2)
     early = in_child("fork", load_and_extract, folder, photo)
     extractor = shared_extractor(folder, "cpu")
@@ -73,35 +72,16 @@ def fork(folder: str, photo: str) -> None:
         forked(lambda expected=expected: check(extract_twice(extractor, photo), expected))
         check(in_child("fork", load_and_extract, folder, photo), expected)
     data_loader(extractor, photo, expected[0].score)
-    fork_at_work(extractor, photo, expected)
-
-
-def fork_at_work(extractor: ExpressionExtractor, photo: str, expected: list[Face]) -> None:
-    """While other threads extract and load; and with results half gone through, which the child cannot go on with."""
     results = extractor.extract_many(repeat(photo), batch_size=1)
     check(next(results), expected)
-    over = threading.Event()
-
-    def work() -> None:
-        while not over.is_set():
-            extract_twice(extractor, photo)
-            copy.deepcopy(extractor)
-
-    def child() -> None:
-        check(extract_twice(extractor, photo), expected)
-        with pytest.raises(RuntimeError, match="begin anew"):
-            next(results)
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for _ in range(5):
-        forked(child)
-    over.set()
-    for thread in threads:
-        thread.join()
+    forked(lambda: refused(results))
     check(next(results), expected)  # the parent's go on
     results.close()  # type: ignore[attr-defined]
+
+
+def refused(results: Iterator[list[Face]]) -> None:
+    with pytest.raises(RuntimeError, match="begin anew"):
+        next(results)
 
 
 class Photos(torch.utils.data.Dataset[float]):

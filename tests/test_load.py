@@ -6,8 +6,11 @@ import asyncio
 import copy
 import ctypes
 import gc
+import http.client
+import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -259,6 +262,58 @@ def test_other_processes(program: str, random_folder: Path, photos: Path) -> Non
     status, out, err = finish(process)
     assert (status, out) == (0, ""), err
     assert "Exception ignored" not in err
+
+
+SERVER = """
+import pathlib
+from fergeneral.extractor import shared_extractor
+
+extractor = shared_extractor({folder!r}, "cpu")
+extractor.extract({photo!r})  # before the workers are forked
+
+def app(environ, start_response):
+    (face,) = extractor.extract({photo!r})
+    (many,) = extractor.extract_many([{photo!r}])
+    assert abs(many[0].embedding - face.embedding).max() < 1e-5
+    start_response("200 OK", [])
+    return [face.embedding.tobytes()]
+"""
+
+
+def test_gunicorn_with_preload(random_folder: Path, photos: Path, tmp_path: Path) -> None:
+    photo = str(photos / "astronaut.png")
+    (tmp_path / "server.py").write_text(SERVER.format(folder=str(random_folder), photo=photo))
+    path = tmp_path / "socket"
+    command = [sys.executable, "-m", "gunicorn", "--preload", "--workers", "2", "--bind", f"unix:{path}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    server = subprocess.Popen(
+        [*command, "--chdir", str(tmp_path), "--pythonpath", str(ROOT), "server:app"],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not path.exists() and server.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        expected = ExpressionExtractor.from_pretrained(random_folder, device="cpu").extract(photo)[0].embedding
+        for _ in range(4):
+            connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
+            connection.sock = unix_socket(path)
+            connection.request("GET", "/")
+            answer = connection.getresponse()
+            assert answer.status == 200
+            assert abs(np.frombuffer(answer.read(), np.float32) - expected).max() < 1e-4
+            connection.close()
+    finally:
+        server.terminate()
+        assert server.wait(PATIENCE) == 0
+
+
+def unix_socket(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(PATIENCE)
+    connection.connect(str(path))
+    return connection
 
 
 def test_ctrl_c_ends_extract_many_and_what_was_given_is_kept(random_folder: Path, photos: Path) -> None:
