@@ -230,7 +230,7 @@ def _open(file: Any, name: str) -> ImageFile.ImageFile:
             file.seek(0)
             try:
                 return factory(file, "")
-            except (Image.DecompressionBombError, MemoryError):
+            except (Image.DecompressionBombError, MemoryError, Warning):
                 raise
             except Exception as error:
                 failures.append(f"{name} begins as {format_name} but is damaged or cut off: {_reason(error)}")
