@@ -171,7 +171,8 @@ def open_dataset(folder: str | Path, *, drop_duplicates: bool = True) -> Dataset
             f"unpacked, or in a zip archive (there: {archives}; is one missing?)"
         )
     if not dataset.samples:
-        raise DataError(f"{root} has no labelled images")
+        reasons = "".join(f"; {count} files left out: {reason}" for reason, count in dataset.left_out if count)
+        raise DataError(f"{root} has no labelled images{reasons}")
     if drop_duplicates and files.has("near_duplicates.csv"):
         dataset = _without_duplicates(dataset, files)
     return dataset
