@@ -178,12 +178,12 @@ def _not_many(images: Any, advice: str) -> str | None:
     name = type(images).__name__
     if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)) or hasattr(images, "read"):
         return f"one image ({name}); {advice}"
+    if any(hasattr(type(images), kind) for kind in ("columns", "column_names")):  # of pandas, polars, pyarrow, datasets
+        return f"a table ({name}); pass the column of images"
     if isinstance(images, Mapping):
         return f"a {name}; pass a list: list(images.values()), or [image] if it is one {{'bytes', 'path'}}"
     if isinstance(images, (set, frozenset)):
         return f"a {name}, which has no order; pass a list"
-    if any(hasattr(type(images), name) for name in ("columns", "column_names")):  # of pandas, polars, pyarrow, datasets
-        return f"a table ({name}); pass the column of images"
     if hasattr(images, "ndim"):
         return _not_many_of_array(images, advice)
     return None if hasattr(images, "__iter__") or hasattr(images, "__getitem__") else f"one {name}"
@@ -193,7 +193,7 @@ def _not_many_of_array(array: Any, advice: str) -> str | None:
     shape, kind = tuple(array.shape), array.dtype.kind if isinstance(array, np.ndarray) else ""
     came = f"{type(array).__name__} of shape {shape}, {_printable(getattr(array, 'dtype', 'no dtype'))}"
     if array.ndim == 4:
-        return None
+        return f"{came} with masked values; say what they are to be (filled)" if np.ma.is_masked(array) else None
     if array.ndim == 1 and not _is_tensor(array) and (kind in ("", "O", "U") or array.size == 0):
         return None
     if array.ndim == 2 and kind in ("O", "U"):
@@ -473,7 +473,7 @@ def _upright_rgb(image: Image.Image, name: str, *, own: bool) -> Image.Image:
     # Of 16-bit colours Pillow keeps the upper eight.
     halved = isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile.args) for tile in image.tile)
     image.load()
-    if halved and image.mode in ("RGB", "RGBA") and max(high for _, high in image.getextrema()[:3]) < 16:
+    if halved and image.mode in ("RGB", "RGBA") and np.max(image.getextrema()[:3]) < 16:
         raise ImageError(f"{name} has 16-bit colours that use 12 bits at most; scale them to 8 bits first")
     turn = _turn(image)
     result = _to_rgb(image, name)

@@ -351,12 +351,13 @@ NOT_MANY: dict[str, tuple[list[Any], str]] = {
     "a dict": ([{"a": PNG}, {"bytes": PNG, "path": None}, {}], "pass a list"),
     "a data frame": (
         [pd.DataFrame({"a": ["x"]}), pl.DataFrame({"a": ["x"]}), pl.LazyFrame({"a": ["x"]}), pa.table({"a": ["x"]}),
-         COLUMN, np.array([["a", "b"]]), np.array([["a", 1]], dtype=object)],
+         COLUMN, datasets.DatasetDict(train=COLUMN), np.array([["a", "b"]]), np.array([["a", 1]], dtype=object)],
         "pass the column of images",
     ),
     "an array of numbers": (
         [np.arange(3), torch.arange(3), np.array(FILES), CROPS[None], np.array("a.png")], r"of shape \("
     ),
+    "an array (N, H, W, 3) with masked values": ([np.ma.masked_array(CROPS, CROPS > 250)], "masked values"),
     "None, a number": ([None, 7, 0.5], "NoneType|int|float"),
 }  # fmt: skip
 
