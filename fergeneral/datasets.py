@@ -6,7 +6,8 @@ paths they would unpack to. Four layouts are told apart by what lies in the fold
 - RAF-DB: `EmoLabel/list_patition_label.txt` and `Image/aligned/*_aligned.jpg` (Li et al., CVPR 2017);
 - FER+: `fer2013new.csv` and `FER2013Train|Valid|Test/*.png` (Barsoum et al., ICMI 2016);
 - a manifest: `manifest.csv` (or the path of any .csv) with the columns path, label and, if wanted, split and subject;
-- folders named after labels, below folders named after splits or not.
+- folders named after labels, below folders named after splits or not; hidden files and folders are ignored, and so are
+  those that systems leave (__MACOSX, Thumbs.db).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from PIL import Image
 
 from fergeneral.alignment import TEMPLATE, cut_face, resize_crop
 from fergeneral.errors import DataError, ImageError
-from fergeneral.images import load_image
+from fergeneral.images import IMAGE_SUFFIXES, is_leftover, load_image
 
 EXPRESSIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
 COARSE_LABELS = ("neutral", "negative", "positive", "surprise")
@@ -44,7 +45,6 @@ _ALIASES = {
     **{"disgusted": "disgust", "fearful": "fear", "afraid": "fear", "contemptuous": "contempt"},
 }
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 _RAFDB_LABELS = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # its labels 1..7
 _CKPLUS_SUBJECT = re.compile(r"^(S\d{3})_\d{3}_\d{8}$")
 
@@ -171,7 +171,8 @@ def open_dataset(folder: str | Path, *, drop_duplicates: bool = True) -> Dataset
             f"unpacked, or in a zip archive (there: {archives}; is one missing?)"
         )
     if not dataset.samples:
-        raise DataError(f"{root} has no labelled images")
+        reasons = "".join(f"; {count} files left out: {reason}" for reason, count in dataset.left_out if count)
+        raise DataError(f"{root} has no labelled images{reasons}")
     if drop_duplicates and files.has("near_duplicates.csv"):
         dataset = _without_duplicates(dataset, files)
     return dataset
@@ -270,10 +271,13 @@ def _read_manifest(path: Path) -> Iterable[Sample]:
 
 
 def _read_folders(root: Path, files: _Files) -> Dataset:
-    samples = []
+    samples, skipped = [], 0
     for name in files.names():
         *parents, file = name.split("/")
-        if Path(file).suffix.lower() not in _IMAGE_SUFFIXES:
+        if is_leftover(name):
+            continue
+        if Path(file).suffix.lower() not in IMAGE_SUFFIXES:
+            skipped += len(parents) > 0  # what lies beside the labels' folders is no sample that was meant
             continue
         if not parents:
             raise DataError(f"{root} holds {file} outside any label folder; wanted: LABEL/IMAGE or SPLIT/LABEL/IMAGE")
@@ -284,7 +288,9 @@ def _read_folders(root: Path, files: _Files) -> Dataset:
     if samples and all(sample.subject for sample in samples):
         name = "ckplus"
     # Of the known sets of this layout, one shows faces on black; its archives carry its name.
-    return Dataset(name, root, tuple(samples), _LANDMARKS.get(name), black_background=name == "affectnet")
+    left_out = (("not an image by its suffix", skipped),) if skipped else ()
+    black = name == "affectnet"
+    return Dataset(name, root, tuple(samples), _LANDMARKS.get(name), black_background=black, left_out=left_out)
 
 
 def _standard(label: str) -> str:

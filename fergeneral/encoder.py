@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fergeneral.alignment import TEMPLATE, resize_crop
-from fergeneral.errors import ImageError, ModelError
-from fergeneral.images import load_image
+from fergeneral.errors import ModelError
+from fergeneral.images import as_image_list, load_image
 from fergeneral.threads import inference, thread_limit
 
 FORMAT_VERSION = 1
@@ -292,21 +291,34 @@ class Encoder:
     ) -> np.ndarray:
         """Embed images that already are face crops.
 
-        `crops`: a uint8 array (N, H, W, 3) or a sequence of anything `load_image` takes; other sizes than
-        `config.crop_size` are resized, other shapes than squares stretched, down to a single pixel: whether there is
-        a face in it is not asked. `batch_size`: how many go through the network at once.
-        `show_progress`: a progress bar on stderr; None shows one for more than one batch on a terminal.
-        `normalize`: scale each embedding to unit length. Returns (N, D) float32; (0, D) for no crops.
+        Parameters
+        ----------
+        crops : iterable
+            Many, as `images.as_images` says: a list, Series or iterator of anything `load_image` takes, a uint8 array
+            (N, H, W, 3), or a uint8 tensor (N, 3, H, W). RGB. Other sizes than `config.crop_size` are resized, other
+            shapes than squares stretched, down to a single pixel: whether there is a face in it is not asked.
+        batch_size : int
+            How many go through the network at once.
+        show_progress : bool or None
+            A progress bar on stderr; None shows one for more than one batch on a terminal.
+        normalize : bool
+            Scale each embedding to unit length.
+
+        Returns
+        -------
+        ndarray
+            (N, D) float32, one row a crop in their order; (0, D) for no crops.
+
+        Raises
+        ------
+        TypeError
+            For one image, a dict, a set, a table: what is not many images in an order.
+        ImageError
+            For a crop that cannot be read.
         """
         if not (_is_integer(batch_size) and batch_size >= 1):
             raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
-        if isinstance(crops, (str, bytes, Image.Image)) or getattr(crops, "ndim", 4) != 4:
-            raise ImageError(
-                f"encode takes a sequence of face crops or a uint8 array (N, H, W, 3), got one {type(crops).__name__}"
-                f"{_shape_of(crops)}; put a single crop into a list"
-            )
-        if not hasattr(crops, "__len__"):
-            crops = list(crops)
+        crops = as_image_list(crops, what="encode")
         embeddings = np.empty((len(crops), self.config.embedding_size), dtype=np.float32)
         with thread_limit(1 if min(batch_size, len(crops)) < _FEW else None):
             for start in _progress(range(0, len(crops), batch_size), show_progress):
@@ -350,11 +362,6 @@ def _unpickled(weights: bytes, config: EncoderConfig, device: str) -> Encoder:
     network = empty_network(config.architecture)
     network.load_state_dict(load_tensors(weights), strict=True, assign=True)
     return Encoder(network, config, device)
-
-
-def _shape_of(value: Any) -> str:
-    shape = getattr(value, "shape", None)
-    return "" if shape is None else f" of shape {tuple(shape)}"
 
 
 def _progress(steps: Sequence[int], show: bool | None) -> Iterator[int]:

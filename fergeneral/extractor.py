@@ -24,7 +24,7 @@ from fergeneral.alignment import cut_face
 from fergeneral.detection import make_detector
 from fergeneral.encoder import Encoder, EncoderConfig
 from fergeneral.errors import ImageError
-from fergeneral.images import load_image
+from fergeneral.images import as_images, load_image
 from fergeneral.threads import map_ahead, thread_limit, worker_count, worker_pool
 from fergeneral.types import Detection, Detector, Face, TrackedFace, VideoFrame
 
@@ -99,11 +99,31 @@ class ExpressionExtractor:
         threads: see torch.set_num_threads), each of which holds one photo, and faces of several photos are encoded
         together; at most two batches of `batch_size` photos, or about so many faces, and a few photos are held back.
         `images` is gone through, and `on_error` called, in the caller's thread.
-        `on_error(position, error)` is called for a photo that cannot be read, which then gives []; without it the
-        error is raised, after the results of all photos before it. So is an error that `images` raises.
+
+        Parameters
+        ----------
+        images : iterable
+            Many photos, as `images.as_images` says: a list, Series or iterator (which may be endless) of anything
+            `load_image` takes, a uint8 array (N, H, W, 3) RGB, or a uint8 tensor (N, 3, H, W).
+        batch_size : int
+            How many photos, or about how many faces, are encoded together.
+        on_error : callable or None
+            `on_error(position, error)` is called for a photo that cannot be read, which then gives []; without it the
+            error is raised, after the results of all photos before it. So is an error that `images` raises.
+
+        Returns
+        -------
+        iterator of list of Face
+            For each photo what `extract` returns.
+
+        Raises
+        ------
+        TypeError
+            For one image, a dict, a set, a table: what is not many images in an order. At the call, not later.
+        ImageError
+            For a photo that cannot be read, without `on_error`.
         """
-        if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
-            raise TypeError(f"extract_many takes an iterable of photos, got one {type(images).__name__}; use extract")
+        images = as_images(images, what="extract_many", advice="use extract, or put it into a list")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         return self._extract_many(images, batch_size, on_error)

@@ -21,14 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fergeneral.errors import DataError, ImageError
-from fergeneral.images import MAX_BYTES
+from fergeneral.images import IMAGE_SUFFIXES, MAX_BYTES, is_leftover
 from fergeneral.storage import import_pyarrow
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-IMAGE_SUFFIXES |= {".jfif", ".jp2", ".ppm", ".pgm", ".heic", ".heif"}
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
 
@@ -191,34 +189,65 @@ def _image_bytes(value: Any) -> bytes:
 
 
 def list_photos(
-    paths: str | Path | Iterable[str | Path] | Dataset, *, recursive: bool = False, column: str | None = None
+    paths: str | Path | Iterable[str | Path] | Dataset,
+    *,
+    recursive: bool = False,
+    column: str | None = None,
+    on_skip: Callable[[str], None] | None = None,
 ) -> list[Source]:
     """Every photo in files, folders, archives and tables, in the order given and inside each in its own order.
 
-    `paths`: one or several of
-    a photo; a folder, whose images are taken by suffix, in the order of their names (`recursive`: also those in
-    folders inside it); a .tar archive, whose images go by "FILE.tar/MEMBER"; a .parquet file with a column of encoded
-    images (bytes, or {"bytes", "path"} as Hugging Face `datasets` writes it), whose rows go by "FILE.parquet#ROW".
-    Or a `datasets.Dataset` with such a column: "NAME/SPLIT#ROW". Archives and tables in a folder are not looked into.
-    `column`: the column's name; by default image, jpg, jpeg, png, webp or bytes, whichever is there first.
     A container that cannot be read, or only in part, is one photo more, which then turns out unreadable.
-    Raises DataError for a folder that cannot be listed, a compressed archive, a table without such a column and a
-    dataset that has no rows by number; MissingExtraError for a .parquet file without pyarrow.
+
+    Parameters
+    ----------
+    paths
+        One or several of
+        a photo; a folder, whose images are taken by suffix (`images.IMAGE_SUFFIXES`), in the order of their names; a
+        .tar archive, whose images go by "FILE.tar/MEMBER"; a .parquet file with a column of encoded images (bytes, or
+        {"bytes", "path"} as Hugging Face `datasets` writes it), whose rows go by "FILE.parquet#ROW".
+        Or a `datasets.Dataset` with such a column: "NAME/SPLIT#ROW". Archives and tables in a folder are not looked
+        into. Hidden files and folders inside a folder or archive, and those that systems leave there (__MACOSX,
+        Thumbs.db), are ignored.
+    recursive : bool
+        Also take the images of folders inside a folder.
+    column : str or None
+        The name of the column of images; by default image, jpg, jpeg, png, webp or bytes, whichever is there first.
+    on_skip : callable or None
+        `on_skip(path)` is called for each file of a folder or archive that is left out since its suffix is not that of
+        an image, or it is no file: a broken link.
+
+    Returns
+    -------
+    list of Source
+        Nothing of them is read yet.
+
+    Raises
+    ------
+    DataError
+        For a folder that cannot be listed, a compressed archive, a table without such a column and a dataset that has
+        no rows by number.
+    MissingExtraError
+        For a .parquet file without pyarrow.
     """
     if _is_of_datasets(paths):
         return list(_dataset_rows(paths, column))
     given = [paths] if isinstance(paths, (str, Path)) else paths
-    return [source for path in given for source in _inside(str(Path(path)), recursive, column)]
+    return [source for path in given for source in _inside(str(Path(path)), recursive, column, on_skip or _ignore)]
 
 
-def _inside(path: str, recursive: bool, column: str | None) -> Iterator[Source]:
+def _ignore(path: str) -> None:
+    """What is skipped is not asked for."""
+
+
+def _inside(path: str, recursive: bool, column: str | None, on_skip: Callable[[str], None]) -> Iterator[Source]:
     lower = path.lower()
     if os.path.isdir(path):
-        yield from map(_source, files_in(path, IMAGE_SUFFIXES, recursive=recursive))
+        yield from map(_source, files_in(path, IMAGE_SUFFIXES, recursive=recursive, on_skip=on_skip))
     elif lower.endswith(_COMPRESSED_TARS):
         raise DataError(f"{path}: photos cannot be read from the middle of a compressed archive; decompress it first")
     elif lower.endswith(".tar"):
-        yield from _tar_members(path)
+        yield from _tar_members(path, on_skip)
     elif lower.endswith(".parquet"):
         yield from _parquet_rows(path, column)
     else:
@@ -234,33 +263,44 @@ def _valid(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def files_in(folder: str, suffixes: Collection[str], *, recursive: bool) -> Iterator[str]:
-    """The files with one of these suffixes, in the order of their names. Raises DataError for a folder that cannot be
-    listed."""
+def files_in(
+    folder: str, suffixes: Collection[str], *, recursive: bool, on_skip: Callable[[str], None] = _ignore
+) -> Iterator[str]:
+    """The files with one of these suffixes, in the order of their names; no hidden ones. `on_skip(path)` is called for
+    each other file. Raises DataError for a folder that cannot be listed."""
     try:
         with os.scandir(folder) as inside:
             entries = sorted(inside, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"the folder {_valid(folder)} cannot be listed: {error.strerror}") from error
     for entry in entries:
-        if recursive and entry.is_dir(follow_symlinks=False):
-            yield from files_in(entry.path, suffixes, recursive=recursive)
+        if is_leftover(entry.name):
+            continue
+        if entry.is_dir():
+            if recursive and not entry.is_symlink():
+                yield from files_in(entry.path, suffixes, recursive=recursive, on_skip=on_skip)
         elif _has_suffix(entry.name, suffixes) and entry.is_file():
             yield entry.path
+        else:
+            on_skip(_valid(entry.path))
 
 
 def _has_suffix(name: str, suffixes: Collection[str]) -> bool:
     return os.path.splitext(name)[1].lower() in suffixes
 
 
-def _tar_members(file: str) -> Iterator[Source]:
+def _tar_members(file: str, on_skip: Callable[[str], None]) -> Iterator[Source]:
     """The images in a tar archive. Names are only names: nothing is unpacked, so none can do harm."""
     archive = _valid(file)
     seen: collections.Counter[str] = collections.Counter()
     try:
         with tarfile.open(file, "r:") as tar:
             for member in _headers(tar):
-                if _has_suffix(member.name, IMAGE_SUFFIXES) and not member.isdir():
+                if member.isdir() or is_leftover(member.name):
+                    continue
+                if not _has_suffix(member.name, IMAGE_SUFFIXES):
+                    on_skip(f"{archive}/{_valid(member.name)}")
+                else:
                     seen[member.name] += 1
                     again = "" if seen[member.name] == 1 else f"#{seen[member.name]}"  # a name may come again
                     yield _tar_member(f"{archive}/{_valid(member.name)}{again}", file, member)

@@ -1028,7 +1028,8 @@ def array_cases() -> Iterator[Case]:
     yield case(
         "array of one pixel repeated", np.broadcast_to(np.uint8(9), (50, 60, 3)), np.full((50, 60, 3), 9, np.uint8)
     )
-    yield case("array masked", np.ma.masked_array(PICTURE, PICTURE > 100), PICTURE)
+    yield case("array masked", np.ma.masked_array(PICTURE, PICTURE > 100), "masked values")
+    yield case("array masked nowhere", np.ma.masked_array(PICTURE), PICTURE)
     yield case("array big-endian", PICTURE.astype(">u1"), PICTURE)
     yield case("matrix", GREY.view(np.matrix), rgb(GREY))
     yield case("array 1x1", np.full((1, 1, 3), 7, np.uint8), np.full((1, 1, 3), 7, np.uint8))
