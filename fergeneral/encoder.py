@@ -342,7 +342,7 @@ class Encoder:
 
     def _to_crop(self, image: Any) -> np.ndarray:
         size = self.config.crop_size
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == (size, size, 3):
+        if type(image) is np.ndarray and image.dtype == np.uint8 and image.shape == (size, size, 3):
             return image
         return resize_crop(load_image(image), size)
 
