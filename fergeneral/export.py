@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from fergeneral.encoder import CropNetwork, Encoder, build_network
-from fergeneral.errors import DataError, MissingExtraError, ModelError
-from fergeneral.storage import whole_file
+from fergeneral.errors import MissingExtraError, ModelError
+from fergeneral.storage import check_target, whole_file
 
 try:
     import onnx
@@ -36,8 +36,7 @@ def export_onnx(encoder: Encoder, target: str | Path, crops: Any = None) -> floa
     is above 1e-4; DataError for a target that cannot be written; MissingExtraError without onnx and onnxruntime.
     """
     path = Path(target)
-    if path.is_dir() or not path.parent.is_dir():
-        raise DataError(f"{path} cannot be written: it is a folder, or its folder does not exist")
+    check_target(path)
     model = _with_metadata(to_onnx(encoder), encoder)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     difference = _difference(encoder, session, example_crops(encoder.config.crop_size))

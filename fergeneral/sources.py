@@ -13,6 +13,7 @@ import functools
 import io
 import itertools
 import os
+import re
 import sys
 import tarfile
 import threading
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 IMAGE_SUFFIXES |= {".jfif", ".jp2", ".ppm", ".pgm", ".heic", ".heif"}
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:/")  # one slash: pathlib makes one of two
 _COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
 
 
@@ -202,13 +204,38 @@ def list_photos(
     Or a `datasets.Dataset` with such a column: "NAME/SPLIT#ROW". Archives and tables in a folder are not looked into.
     `column`: the column's name; by default image, jpg, jpeg, png, webp or bytes, whichever is there first.
     A container that cannot be read, or only in part, is one photo more, which then turns out unreadable.
-    Raises DataError for a folder that cannot be listed, a compressed archive, a table without such a column and a
-    dataset that has no rows by number; MissingExtraError for a .parquet file without pyarrow.
+    Raises DataError for paths that are not there (naming them all) and URLs, a folder that cannot be listed, a
+    compressed archive, a table without such a column and a dataset that has no rows by number; MissingExtraError for a
+    .parquet file without pyarrow.
     """
     if _is_of_datasets(paths):
         return list(_dataset_rows(paths, column))
-    given = [paths] if isinstance(paths, (str, Path)) else paths
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    check_paths(given)
     return [source for path in given for source in _inside(str(Path(path)), recursive, column)]
+
+
+def check_paths(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise DataError that names the paths where no file or folder is; the first 20, where there are more."""
+    missing = [_valid(os.fspath(path)) for path in paths if not _is_there(os.fspath(path))]
+    urls = [path for path in missing if _URL.match(path)]
+    if urls:
+        raise DataError(f"{urls[0]} is a URL; nothing is downloaded: save the file, then pass its path")
+    if "" in missing:
+        raise DataError("one of the paths is empty, as that of an unset variable is; '.' is the present folder")
+    if missing:
+        more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
+        raise DataError(f"no such file or folder: {', '.join(missing[:20])}{more}")
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL byte in it
+        return False
+    except OSError:  # it may be; whoever reads it will tell what is wrong
+        return True
+    return True
 
 
 def _inside(path: str, recursive: bool, column: str | None) -> Iterator[Source]:

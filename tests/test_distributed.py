@@ -29,7 +29,7 @@ from fergeneral import DataError, ExpressionExtractor
 from fergeneral import distributed as module
 from fergeneral.cli import main
 from fergeneral.distributed import extract_dataset
-from fergeneral.jobs import FileResult, Summary, run_job
+from fergeneral.jobs import FileResult, Job, Summary, run_job
 from fergeneral.sources import Source, list_photos
 from fergeneral.storage import read_table
 
@@ -127,7 +127,14 @@ def test_the_shard_of_a_killed_worker_is_made_again(
     assert seen[-1] == (13, 13)
     assert found == expected
     assert_same_rows(tmp_path / "one", tmp_path / "out")
-    assert sorted(os.listdir(tmp_path / "out")) == [".lock", ".reserved", "faces", "files", "manifest.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        ".lock",
+        ".reserved",
+        "faces",
+        "files",
+        "manifest.json",
+        "plan.parquet",
+    ]
     manifests = [(tmp_path / name / "manifest.json").read_text() for name in ("one", "out")]
     assert manifests[0] == manifests[1]
 
@@ -183,7 +190,7 @@ def test_what_is_no_fault_of_a_photo_ends_the_job(
 @pytest.fixture
 def plan(cluster: str, random_folder: Path, tmp_path: Path) -> Iterator[module._Plan]:
     extractor = ExpressionExtractor.from_pretrained(random_folder, device="cpu")
-    with module._open(extractor, tmp_path / "out", 10, False) as job:
+    with Job.of(extractor, tmp_path / "out", [], shard_rows=10, resume=False) as job:
         weights = extractor.config.weights_sha256
         yield module._Plan(
             str(tmp_path / "out"), job.run, os.getcwd(), random_folder, None, weights, None, "cpu", 32, 10
