@@ -86,8 +86,9 @@ def extract_dataset(
 
     `paths_or_dataset`: what `fergeneral.sources.list_photos` takes, or what it gives (for its options). `output`: a
     folder that all machines share, as the photos are; `resume`: continue a job in it that was interrupted, whether that
-    was made here or by `run_job`; `extend`, `retry_errors`: as there. `model`, `revision`: as for `ExpressionExtractor.from_pretrained`; every worker loads
-    the weights for itself, so a folder of them must be shared, too. `detector`: "mtcnn" (None) or "yunet".
+    was made here or by `run_job`; `extend`, `retry_errors`: as there.
+    `model`, `revision`: as for `ExpressionExtractor.from_pretrained`; every worker loads the weights for itself, so a
+    folder of them must be shared, too. `detector`: "mtcnn" (None) or "yunet".
     `shard_rows`: photos in a shard, the unit of work: a job has work for as many workers as it has shards.
     `num_workers`: by default as many as the cluster has room for now. `num_cpus`, `num_gpus`: for each of them; with
     `num_gpus` they run on CUDA, else on the CPU; several can share a GPU (`num_gpus=0.5`).

@@ -439,7 +439,7 @@ def _writing(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{output} cannot be written to: {error}. Finished shards are kept: put that right, then resume with --resume"
+            f"{output} cannot be written to: {error}. Finished shards are kept; put that right and resume with --resume"
         ) from error
 
 
@@ -454,7 +454,7 @@ def _clean(output: Path) -> None:
 
 
 def _check_plan(output: Path, paths: Collection[str]) -> None:
-    """Raise DataError unless the job's photos are these. Of a job without a plan, those that have rows are asked for."""
+    """Raise DataError unless the job's photos are these. Of a job without a plan, those with rows are known."""
     plan = _read_plan(output)
     known = {path for _, done, _ in _shards(output) for path in done} if plan is None else plan
     missing = sorted(known.difference(paths))

@@ -7,7 +7,8 @@ here only looks, and raises DataError.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from fergeneral.errors import DataError
@@ -42,16 +43,24 @@ def check_apart(folder: Path, inputs: Iterable[str], *, recursive: bool) -> None
 
 def check_no_input_in(folder: Path, inputs: Iterable[str]) -> None:
     """Refuse a folder that holds some of the files `inputs`, also by a link to them or from them."""
-    if folder.is_dir() and _identities(map(str, folder.iterdir())) & _identities(inputs):
-        raise DataError(f"{folder} holds photos that this command reads: name another folder to write to")
+    if folder.is_dir() and _identities(folder.iterdir()) & _identities(inputs):
+        raise DataError(f"{folder} holds files that this command reads: name another folder to write to")
 
 
-def check_names_free(folder: Path, is_taken: Callable[[str], bool], *, overwrite: bool) -> None:
-    """Refuse a folder that holds files whose names `is_taken`, unless they may be overwritten."""
-    there = sorted(name for name in (os.listdir(folder) if folder.is_dir() else ()) if is_taken(name))
+def check_names_free(folder: Path, pattern: re.Pattern[str], names: Collection[str], *, overwrite: bool) -> None:
+    """Refuse a folder with files whose name matches `pattern`, its first group being one of `names` (in lower case),
+    unless they may be overwritten."""
+    matches = map(pattern.fullmatch, sorted(os.listdir(folder)) if folder.is_dir() else ())
+    there = [match[0] for match in matches if match and match[1].lower() in names]
     if there and not overwrite:
-        files = f"{there[0]!r}" if len(there) == 1 else f"{there[0]!r} and {len(there) - 1} other files"
+        files = there[0] if len(there) == 1 else f"{there[0]} and {len(there) - 1} other files"
         raise DataError(f"{folder} holds {files} already: add --overwrite to replace them, or name another folder")
+
+
+def check_empty(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder with something in it, unless that may be overwritten."""
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise DataError(f"{folder} is not empty: add --overwrite to replace files in it, or name another folder")
 
 
 def free_name(path: Path) -> Path:
