@@ -210,7 +210,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     parser.add_argument("--revision", help="commit, tag or branch of a Hub repository")
-    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
+    parser.add_argument("--device", type=_device, help="cpu, cuda, cuda:N or mps (default: the best there is)")
 
 
 def _add_detector_option(parser: argparse.ArgumentParser) -> None:
@@ -225,6 +225,13 @@ def _add_json_option(parser: argparse.ArgumentParser, text: str) -> None:
 
 def _add_overwrite_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there (default: refuse to)")
+
+
+def _device(text: str) -> str:
+    """A name that torch gives to a device, whether that is there or not."""
+    if not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda, cuda:N or mps, got {text!r}")
+    return text
 
 
 def _positive(text: str) -> int:
@@ -261,11 +268,12 @@ def _extract(options: argparse.Namespace) -> int:
     far in a table of their own, as faces.partial.parquet; the exit status is then 130."""
     with _usage():
         _check_combination(options)
+        photos = _list(options)
         if _is_folder(options.output):
             from fergeneral.jobs import check_output
 
-            check_output(options.output, resume=options.resume)
-        photos = _list(options)
+            paths = None if options.extend else {photo.path for photo in photos}
+            check_output(options.output, resume=options.resume, paths=paths)
         names = _check_pictures(options, photos) if options.draw or options.save_crops else []
         _check_table(options.output, map(_file_of, photos), options.overwrite)
     if _is_folder(options.output):

@@ -282,14 +282,13 @@ class Job:
         )
 
     def _prepare(self, resume: bool, paths: dict[str, None] | None, extend: bool, retry_errors: bool) -> None:
-        check_output(self.output, resume=resume)  # once more, now that nobody else writes here
+        # Once more, now that nobody else writes here.
+        check_output(self.output, resume=resume, paths=None if extend else paths)
         path = self.output / MANIFEST_FILE
         if path.exists():
             there = Manifest.read(path)
             there.check(self._manifest, self.output)
             self._manifest = there
-        if paths is not None and not extend:
-            _check_plan(self.output, paths)
         with _writing(self.output):
             if not path.exists() or self._manifest.totals is not None:
                 self._write_manifest(None)
@@ -366,8 +365,11 @@ class Job:
         self.close()
 
 
-def check_output(output: str | Path, *, resume: bool) -> None:
-    """Raise DataError for what `Job.open` refuses whatever the weights are: quick, and nothing is written."""
+def check_output(output: str | Path, *, resume: bool, paths: Collection[str] | None = None) -> None:
+    """Raise DataError for what `Job.open` refuses whatever the weights are; nothing is written.
+
+    `paths`: those of the job's photos, unless a job that is there may have had others.
+    """
     import_pyarrow()
     folder = Path(output)
     if not os.path.lexists(folder):
@@ -378,6 +380,8 @@ def check_output(output: str | Path, *, resume: bool) -> None:
         if not resume:
             raise DataError(f"{folder} holds a job already: resume it with --resume, or name another folder")
         Manifest.read(folder / MANIFEST_FILE)
+        if paths is not None:
+            _check_plan(folder, paths)
         return
     try:
         others = [name for name in os.listdir(folder) if name != _LOCK_FILE and not _LEFTOVER.fullmatch(name)]
@@ -459,12 +463,14 @@ def _check_plan(output: Path, paths: Collection[str]) -> None:
     known = {path for _, done, _ in _shards(output) for path in done} if plan is None else plan
     missing = sorted(known.difference(paths))
     new = [] if plan is None else [path for path in paths if path not in plan]
-    if missing or new:
-        gone = f"not among the paths given: {len(missing)} of its {len(known)} photos, first {missing[0]}; "
-        more = f"new among them: {len(new)} photos, first {new[0]}; "
+    said = (
+        [f"not among the paths given: {len(missing)} of its {len(known)} photos, first {missing[0]}"] if missing else []
+    )
+    said += [f"new among them: {len(new)} photos, first {new[0]}"] if new else []
+    if said:
         raise DataError(
-            f"{output} holds a job of other photos; {gone if missing else ''}{more if new else ''}give the same paths, "
-            f"or add --extend: new photos are then added, and the rows of those no longer given stay"
+            f"{output} holds a job of other photos; {'; '.join(said)}; give the same paths, or add --extend: new "
+            f"photos are then added, and the rows of those no longer given stay"
         )
 
 

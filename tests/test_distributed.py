@@ -161,10 +161,10 @@ def test_a_killed_driver_and_resume(
     wait_for(lambda: not Path(f"/proc/{worker}").exists())  # Ray ends the workers of a driver that is gone
     parts = tmp_path / "out" / "files"
     before = {path: path.stat().st_mtime_ns for path in parts.iterdir()}
-    assert main(on_ray) == 1
+    assert main(on_ray) == 2
     assert "--resume" in capsys.readouterr().err
     assert main([*on_ray, "--resume"]) == 1
-    assert "13 faces in 14 photos, 2 unreadable" in capsys.readouterr().err
+    assert "13 faces in 14 photos, 1 without a face, 2 unreadable" in capsys.readouterr().err
     assert_same_rows(tmp_path / "one", tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for path in before} == before  # not made again
     made = sorted(int(path.stem[5:]) for path in parts.iterdir() if path not in before)
@@ -271,5 +271,5 @@ def test_options_that_do_not_go_together(
     arguments: list[str], message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [argument.replace("OUT", str(tmp_path / "out")) for argument in arguments]
-    assert main(["extract", str(folder), *arguments]) == 1
+    assert main(["extract", str(folder), *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -256,7 +256,7 @@ def test_ctrl_c_ends_at_once_and_keeps_what_is_done(
     done = files_table(out)
     assert 20 <= len(done) < 400
     assert main([*arguments, "--resume"]) == 0
-    assert "0 faces in 400 photos, 0 unreadable" in capsys.readouterr().err
+    assert "0 faces in 400 photos, 400 without a face, 0 unreadable" in capsys.readouterr().err
     rows = files_table(out)
     assert rows[: len(done)] == done
     assert len({row[0] for row in rows}) == len(rows) == 400
@@ -591,13 +591,13 @@ def test_the_command(
     assert main(arguments) == 1  # for two photos are unreadable
     err = capsys.readouterr().err
     assert err.count("skipped: ") == 2
-    assert "0 faces in 8 photos, 2 unreadable" in err
+    assert "0 faces in 8 photos, 8 without a face, 2 unreadable" in err
 
     def not_now(*_: object, **__: object) -> None:
         raise AssertionError("the weights must not be loaded for this")
 
     assert main([*arguments, "--resume"]) == 1
-    assert capsys.readouterr().err == "0 faces in 8 photos, 2 unreadable\n"
+    assert capsys.readouterr().err == "0 faces in 8 photos, 8 without a face, 2 unreadable\n"
     monkeypatch.setattr(ExpressionExtractor, "from_pretrained", not_now)
     for more, message in (
         ([], "holds a job already"),
@@ -607,7 +607,7 @@ def test_the_command(
         (["-o", str(out / "a.csv"), "--resume"], "want a folder to write to"),
         (["-o", str(out / "a.parquet"), "--shard-rows", "9"], "want a folder to write to"),
     ):
-        assert main([*arguments, *more]) == 1
+        assert main([*arguments, *more]) == 2
         err = capsys.readouterr().err
         assert err.startswith("error: ")
         assert message in err
