@@ -35,6 +35,9 @@ EXIT_CODES = (
     "path was refused before any work; 130 interrupted by Ctrl-C"
 )
 _RAY_OPTIONS = ("address", "num_workers", "num_cpus", "num_gpus")
+_LOSSLESS = {".png", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}  # photos that --draw saves as PNG
+_MOST_JPEG = 65_500  # pixels a side, by libjpeg
+
 _MODEL_HELP = "packaged name, folder or Hub repository (default: packaged)"
 
 
@@ -117,7 +120,10 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("--recursive", action="store_true", help="also look into folders inside folders")
     extract.add_argument("--save-crops", metavar="DIR", help="save every aligned face crop there, as PNG")
     extract.add_argument(
-        "--draw", metavar="DIR", help="save every photo there with boxes, landmarks and scores, as PNG"
+        "--draw",
+        metavar="DIR",
+        help="save every photo there with boxes, landmarks and scores: a PNG, BMP, GIF, TIFF or PPM as PNG, any other "
+        "as JPEG",
     )
     extract.add_argument("--list-empty", action="store_true", help="name every photo without a face on stderr")
     _add_json_option(extract, "print one JSON object for each face, with its embedding, on a line of its own")
@@ -300,7 +306,7 @@ def _extract(options: argparse.Namespace) -> int:
                 _say(f"no face: {photo.path}")
             table.add(photo.path, faces)
             if names:
-                _save_pictures(photo.read(), faces, names[number], crops_dir, draw_dir, extractor)
+                _save_pictures(photo, faces, names[number], crops_dir, draw_dir, extractor)
         good = len(photos) - len(failures)
         if options.output and not good:
             raise DataError(f"none of {_count(len(photos), 'photo')} could be read; {options.output} is not written")
@@ -618,7 +624,7 @@ def _table(options: argparse.Namespace, embedding_size: int, video: bool = False
 
 
 def _save_pictures(
-    photo: Any, faces: list[Face], name: str, crops: Path | None, drawn: Path | None, extractor: ExpressionExtractor
+    photo: Source, faces: list[Face], name: str, crops: Path | None, drawn: Path | None, extractor: ExpressionExtractor
 ) -> None:
     from PIL import Image
 
@@ -626,9 +632,10 @@ def _save_pictures(
     from fergeneral.drawing import draw_faces
     from fergeneral.images import load_image
 
-    image = load_image(photo)
+    image = load_image(photo.read())
     if drawn:
-        _save(draw_faces(image, faces), drawn / f"{name}.png")
+        lossless = Path(photo.path).suffix.lower() in _LOSSLESS or max(image.size) > _MOST_JPEG
+        _save(draw_faces(image, faces), drawn / f"{name}{'.png' if lossless else '.jpg'}")
     if crops:
         size, template = extractor.config.crop_size, extractor.config.template
         for number, face in enumerate(faces):
@@ -640,7 +647,7 @@ def _save(image: Image.Image, target: Path) -> None:
     from fergeneral.storage import whole_file
 
     with whole_file(target) as temporary:
-        image.save(temporary)
+        image.save(temporary, quality=90)  # of a JPEG; PNG has no such option
 
 
 def _probe(options: argparse.Namespace) -> int:
