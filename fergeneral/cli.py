@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fergeneral import __version__
+from fergeneral.console import JsonLines, PrintedTable, printable, say
 from fergeneral.errors import DataError, FergeneralError, ImageError, positive_integer
-from fergeneral.types import TrackedFace
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 _VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
 _VIDEO_SUFFIXES |= {".wmv", ".flv", ".ogv", ".mxf"}
-
-# Control characters, line breaks of Unicode, half surrogates, and marks that turn the direction of text.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 EXIT_CODES = (
     "exit status: 0 success; 1 something failed, such as a photo that cannot be read; 2 wrong usage: an option or a "
@@ -60,31 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except FergeneralError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 2 if isinstance(error, _UsageError) else 1
     except KeyboardInterrupt as interrupt:
-        _say("; ".join(["interrupted", *getattr(interrupt, "__notes__", [])]))
+        say("; ".join(["interrupted", *getattr(interrupt, "__notes__", [])]))
         return 130
     except BrokenPipeError:  # the reader of our output went away: no fault of ours
         sys.stderr.close()
         return 1
     except OSError as error:  # a full disk, a folder that may not be written to
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 1
-
-
-def _say(line: str) -> None:
-    """Print one line to stderr, above a progress bar if there is one."""
-    from tqdm import tqdm
-
-    tqdm.write(_printable(line, sys.stderr), file=sys.stderr)
-
-
-def _printable(text: str, stream: Any) -> str:
-    """On one line, in characters that `stream` can take: what would break it is written as \\n, \\x1b or \\u2028."""
-    escaped = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return escaped.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -303,14 +286,14 @@ def _extract(options: argparse.Namespace) -> int:
             found_faces += len(faces)
             empty += not faces
             if options.list_empty and not faces:
-                _say(f"no face: {photo.path}")
+                say(f"no face: {photo.path}")
             table.add(photo.path, faces)
             if names:
                 _save_pictures(photo, faces, names[number], crops_dir, draw_dir, extractor)
         good = len(photos) - len(failures)
         if options.output and not good:
             raise DataError(f"none of {_count(len(photos), 'photo')} could be read; {options.output} is not written")
-    _say(_outcome(found_faces, good, empty, len(failures)))
+    say(_outcome(found_faces, good, empty, len(failures)))
     return 1 if failures else 0
 
 
@@ -378,7 +361,7 @@ def _file_of(photo: Source) -> str:
 
 def _say_skipped(path: str, error: object) -> None:
     hint = f"; for videos there is: fergeneral video {path}" if _is_video(path) else ""
-    _say(f"skipped: {error}{hint}")
+    say(f"skipped: {error}{hint}")
 
 
 def _no_bar(options: argparse.Namespace) -> bool | None:
@@ -407,12 +390,12 @@ def _video(options: argparse.Namespace) -> int:
     def report(_: float, error: ImageError) -> None:
         nonlocal damaged
         damaged += 1
-        _say(f"skipped: {error}")
+        say(f"skipped: {error}")
 
     with _table(options, extractor.config.embedding_size, video=True) as table:
         for video in videos:
             found = extractor.extract_video(video, fps=options.fps, batch_size=options.batch_size, on_error=report)
-            title = _printable(video.name, sys.stderr)
+            title = printable(video.name, sys.stderr)
             try:
                 for frame in tqdm(found, title, unit="frame", file=sys.stderr, disable=_no_bar(options)):
                     frames += 1
@@ -421,12 +404,12 @@ def _video(options: argparse.Namespace) -> int:
                     table.add(str(video), frame.faces)
             except ImageError as error:
                 unreadable += 1
-                _say(f"skipped: {error}")
+                say(f"skipped: {error}")
         if options.output and not frames:
             raise DataError(
                 f"no frame of {_count(len(videos), 'video')} could be read; {options.output} is not written"
             )
-    _say(
+    say(
         f"{_count(faces, 'face')} in {_count(frames, 'frame')} of {_count(len(videos) - unreadable, 'video')}, "
         f"{_count(empty, 'frame')} without a face, {_count(damaged, 'damaged frame')}, {unreadable} unreadable"
     )
@@ -535,12 +518,12 @@ def _extract_on_ray(options: argparse.Namespace, photos: list[Source]) -> int:
 
 
 def _interrupted(options: argparse.Namespace) -> int:
-    _say(f"interrupted; what is done is kept in {options.output}: resume with --resume")
+    say(f"interrupted; what is done is kept in {options.output}: resume with --resume")
     return 130
 
 
 def _finished(totals: Summary) -> int:
-    _say(_outcome(totals.faces, totals.photos - totals.unreadable, totals.without_face, totals.unreadable))
+    say(_outcome(totals.faces, totals.photos - totals.unreadable, totals.without_face, totals.unreadable))
     return 1 if totals.unreadable else 0
 
 
@@ -582,39 +565,10 @@ def _unique_names(photos: Sequence[Source]) -> list[str]:
     return names
 
 
-class _PrintedTable:
-    """The table for people: a line a face, on stdout."""
-
-    def __init__(self, video: bool) -> None:
-        self._video = video
-        self._started = False
-
-    def add(self, path: str, faces: Sequence[Face]) -> None:
-        path = _printable(path, sys.stdout)
-        if not self._started:
-            first = f"{'time':>9} {'track':>5}" if self._video else f"{'face':>4}"
-            thing = "video" if self._video else "photo"
-            print(f"{first} {'score':>6} {'left':>7} {'top':>7} {'right':>7} {'bottom':>7}  {thing}")
-            self._started = True
-        for number, face in enumerate(faces):
-            first = f"{face.time:>9.3f} {face.track:>5}" if isinstance(face, TrackedFace) else f"{number:>4}"
-            print(f"{first} {face.score:>6.3f} " + " ".join(f"{v:>7.1f}" for v in face.box.tolist()) + f"  {path}")
-        if not faces and not self._video:
-            print(f"{'-':>4} {'-':>6} {'-':>7} {'-':>7} {'-':>7} {'-':>7}  {path}")
-
-
-class _PrintedLines:
-    """The same for programs: a JSON object a face and line."""
-
-    def add(self, path: str, faces: Sequence[Face]) -> None:
-        for number, face in enumerate(faces):
-            print(json.dumps({"path": path, "face": number, **face.to_dict()}, allow_nan=False))
-
-
 def _table(options: argparse.Namespace, embedding_size: int, video: bool = False) -> Any:
     """Something with `add(path, faces)`, in a `with` block."""
     if options.output is None:
-        return nullcontext(_PrintedLines() if options.json else _PrintedTable(video))
+        return nullcontext(JsonLines() if options.json else PrintedTable(video))
     from fergeneral.outputs import free_name
     from fergeneral.storage import FaceTable
 
@@ -686,12 +640,12 @@ def _export(options: argparse.Namespace) -> int:
         from fergeneral.export import export_onnx
 
         difference = export_onnx(_load(options).encoder, options.onnx, crops)
-        _say(f"{options.onnx} written; its embeddings differ by at most {difference:.1g}")
+        say(f"{options.onnx} written; its embeddings differ by at most {difference:.1g}")
     else:
         from fergeneral.int8 import quantize
 
         reached = quantize(_load(options).encoder, options.int8, crops or [])
-        _say(f"{options.int8} written; 95 % of the crops reach a cosine similarity of {reached:.4f}")
+        say(f"{options.int8} written; 95 % of the crops reach a cosine similarity of {reached:.4f}")
     return 0
 
 
@@ -745,7 +699,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         cache=options.cache,
     )
     print(main_table(report))
-    _say(f"the report is in {folder / MARKDOWN_FILE}")
+    say(f"the report is in {folder / MARKDOWN_FILE}")
     return 0
 
 
@@ -784,7 +738,8 @@ def _card(options: argparse.Namespace) -> int:
         for file in card_files(options.folder, options.notes):
             if file.parent.is_dir():
                 check_file(file, inputs, overwrite=options.overwrite)
-    print(write_card(options.folder, report=options.report, notes=options.notes))
+    card = write_card(options.folder, report=options.report, notes=options.notes)
+    print(printable(str(card), sys.stdout))
     return 0
 
 

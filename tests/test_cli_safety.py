@@ -27,6 +27,7 @@ from test_video import RED, SquareDetector, picture, write_video
 from fergeneral import DataError, ExpressionExtractor, ExpressionFeatures, ModelError
 from fergeneral import cli as module
 from fergeneral.cli import main
+from fergeneral.console import printable
 from fergeneral.errors import positive_integer
 from fergeneral.evaluate import evaluate
 from fergeneral.hub import load_folder
@@ -479,7 +480,7 @@ def test_paths_and_messages_stay_on_their_line(tmp_path: Path, run: Any) -> None
     assert summary == "1 face in 2 photos, 1 without a face, 1 unreadable"
     assert r"no such file or folder: e\nf" in run("extract", "e\nf")[2]
     latin = type("Latin", (), {"encoding": "latin-1"})()
-    assert module._printable("é\N{SNOWMAN}\udcff", latin) == r"é\u2603\udcff"
+    assert printable("é\N{SNOWMAN}\udcff", latin) == r"é\u2603\udcff"
 
 
 def test_json(photos_here: Path, small: ExpressionExtractor, refused: Any, run: Any) -> None:
