@@ -450,7 +450,7 @@ def test_photos_without_a_face_are_counted_and_named(photos_here: Path, run: Any
 
 def test_rows_on_a_terminal_come_without_a_bar(photos_here: Path, random_folder: Path) -> None:
     screen, terminal = pty.openpty()
-    command = [sys.executable, "-m", "fergeneral", "extract", "photos", "--model", random_folder, "--device", "cpu"]
+    command = [sys.executable, "-m", "fergeneral.cli", "extract", "photos", "--model", random_folder, "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as process:
         os.close(terminal)

@@ -187,6 +187,23 @@ def test_what_is_no_fault_of_a_photo_ends_the_job(
     assert not (tmp_path / "gpu").exists()
 
 
+def test_failed_photos_and_other_paths(cluster: str, folder: Path, random_folder: Path, tmp_path: Path) -> None:
+    options = {"model": random_folder, "shard_rows": 5, "num_workers": np.int64(1)}
+    assert extract_dataset(folder, tmp_path / "out", **options) == Summary(10, 8, 1, 1)
+    shutil.copy(folder / "0.png", folder / "9.png")
+    found = extract_dataset(folder, tmp_path / "out", resume=True, retry_errors=True, **options)
+    assert found == Summary(10, 9, 1, 0)
+    extractor = ExpressionExtractor.from_pretrained(random_folder, device="cpu")
+    run_job(extractor, list_photos(folder), tmp_path / "one", shard_rows=5)
+    assert_same_rows(tmp_path / "one", tmp_path / "out")
+    (folder / "0.png").rename(folder / "new.png")
+    with pytest.raises(
+        DataError, match=r"1 of its 10 photos, first .*0\.png; new among them: 1 photos, first .*new\.png"
+    ):
+        extract_dataset(folder, tmp_path / "out", resume=True, **options)
+    assert extract_dataset(folder, tmp_path / "out", resume=True, extend=True, **options) == Summary(11, 10, 1, 0)
+
+
 @pytest.fixture
 def plan(cluster: str, random_folder: Path, tmp_path: Path) -> Iterator[module._Plan]:
     extractor = ExpressionExtractor.from_pretrained(random_folder, device="cpu")
