@@ -261,7 +261,7 @@ def _extract(options: argparse.Namespace) -> int:
         if _is_folder(options.output):
             from fergeneral.jobs import check_output
 
-            paths = None if options.extend else {photo.path for photo in photos}
+            paths = None if options.extend else [photo.path for photo in photos]
             check_output(options.output, resume=options.resume, paths=paths)
         names = _check_pictures(options, photos) if options.draw or options.save_crops else []
         _check_table(options.output, map(_file_of, photos), options.overwrite)
