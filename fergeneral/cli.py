@@ -1,18 +1,22 @@
-"""The command line: parse, call the library, print, return an exit code (0 well, 1 something failed, 2 wrong usage)."""
+"""The command line: parse, check what was given, call the library, print, return an exit code (see EXIT_CODES)."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fergeneral import __version__
-from fergeneral.errors import DataError, FergeneralError, ImageError
-from fergeneral.types import TrackedFace
+from fergeneral.console import JsonLines, PrintedTable, printable, say
+from fergeneral.errors import DataError, FergeneralError, ImageError, positive_integer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,30 +29,55 @@ if TYPE_CHECKING:
 _VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
 _VIDEO_SUFFIXES |= {".wmv", ".flv", ".ogv", ".mxf"}
 
+EXIT_CODES = (
+    "exit status: 0 success; 1 something failed, such as a photo that cannot be read; 2 wrong usage: an option or a "
+    "path was refused before any work; 130 interrupted by Ctrl-C"
+)
+_RAY_OPTIONS = ("address", "num_workers", "num_cpus", "num_gpus")
+_LOSSLESS = {".png", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}  # photos that --draw saves as PNG
+_MOST_JPEG = 65_500  # pixels a side, by libjpeg
+
 _MODEL_HELP = "packaged name, folder or Hub repository (default: packaged)"
+
+
+class _UsageError(DataError):
+    """The command was refused before any work."""
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    """What is refused here is for the user to change, before any work is done."""
+    try:
+        yield
+    except DataError as error:
+        raise _UsageError(str(error)) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the entry point of `fergeneral`."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of faults in metadata
+            return int(options.run(options))
     except FergeneralError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        say(f"error: {error}")
+        return 2 if isinstance(error, _UsageError) else 1
     except KeyboardInterrupt as interrupt:
-        print("; ".join(["interrupted", *getattr(interrupt, "__notes__", [])]), file=sys.stderr)
+        say("; ".join(["interrupted", *getattr(interrupt, "__notes__", [])]))
         return 130
     except BrokenPipeError:  # the reader of our output went away: no fault of ours
         sys.stderr.close()
         return 1
     except OSError as error:  # a full disk, a folder that may not be written to
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fergeneral", description="Expression embeddings of the faces in photos.")
+    parser = argparse.ArgumentParser(
+        prog="fergeneral", description="Expression embeddings of the faces in photos.", epilog=EXIT_CODES
+    )
     parser.add_argument("--version", action="version", version=f"fergeneral {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -60,18 +89,32 @@ def _parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         metavar="FILE|DIR/",
-        help="table to write: .parquet, .csv or .npz; or, for a job that can be cut off and go on, a folder of Parquet "
-        "tables: a name without a suffix or with a / at the end, or a folder that is there",
+        help="table to write: .parquet, .csv or .npz; or, for a job that can be interrupted and resumed, a folder of "
+        "Parquet tables: a name without a suffix or with a / at the end, or a folder that is there",
     )
     extract.add_argument(
         "--shard-rows", type=_positive, metavar="N", help="photos in each of a folder's tables (default 10000)"
     )
-    extract.add_argument("--resume", action="store_true", help="go on with the job in the folder, if there is one")
+    extract.add_argument("--resume", action="store_true", help="continue the job in the folder, if there is one")
+    extract.add_argument(
+        "--extend",
+        action="store_true",
+        help="with --resume: the paths may be others than the job's; new photos are added, rows that are there stay",
+    )
+    extract.add_argument(
+        "--retry-errors", action="store_true", help="with --resume: also read the photos again that could not be read"
+    )
     extract.add_argument("--recursive", action="store_true", help="also look into folders inside folders")
     extract.add_argument("--save-crops", metavar="DIR", help="save every aligned face crop there, as PNG")
     extract.add_argument(
-        "--draw", metavar="DIR", help="save every photo there with boxes, landmarks and scores, as PNG"
+        "--draw",
+        metavar="DIR",
+        help="save every photo there with boxes, landmarks and scores: a PNG, BMP, GIF, TIFF or PPM as PNG, any other "
+        "as JPEG",
     )
+    extract.add_argument("--list-empty", action="store_true", help="name every photo without a face on stderr")
+    _add_json_option(extract, "print one JSON object for each face, with its embedding, on a line of its own")
+    _add_overwrite_option(extract)
     _add_detector_option(extract)
     extract.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="photos at once (default 32)")
     extract.add_argument("--column", metavar="NAME", help="of images in .parquet files (default: image, jpg, ...)")
@@ -82,8 +125,10 @@ def _parser() -> argparse.ArgumentParser:
     video = commands.add_parser("video", help="embed and follow every face in videos", description=_video.__doc__)
     video.add_argument("paths", nargs="+", metavar="PATH", help="video files, or folders of them")
     video.add_argument("-o", "--output", metavar="FILE", help="table to write: .parquet, .csv or .npz")
-    video.add_argument("--fps", type=_rate, metavar="N", help="about N frames of each second (default: all)")
+    video.add_argument("--fps", type=_positive_number, metavar="N", help="about N frames of each second (default: all)")
     video.add_argument("--recursive", action="store_true", help="also look into folders inside folders")
+    _add_json_option(video, "print one JSON object for each face, with its embedding, on a line of its own")
+    _add_overwrite_option(video)
     _add_detector_option(video)
     video.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="frames at once (default 32)")
     _add_model_options(video)
@@ -92,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     probe = commands.add_parser("probe", help="judge embeddings by a linear probe", description=_probe.__doc__)
     probe.add_argument("--train", required=True, metavar="DIR", help="data set to fit on (its train split)")
     probe.add_argument("--test", required=True, metavar="DIR", help="data set to read (its test split)")
+    _add_json_option(probe, "print the result as one JSON object")
     _add_model_options(probe)
     probe.set_defaults(run=_probe)
 
@@ -107,11 +153,12 @@ def _parser() -> argparse.ArgumentParser:
         "--second-detector", choices=("yunet",), help="also find the faces again with it (needs fergeneral[yunet])"
     )
     evaluate.add_argument("--cache", metavar="DIR", help="where embeddings are kept (default: the user's cache)")
+    _add_overwrite_option(evaluate)
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
     export = commands.add_parser(
-        "export", help="write the encoder as an ONNX file, or in 8-bit whole numbers", description=_export.__doc__
+        "export", help="write the encoder as an ONNX file, or int8-quantized", description=_export.__doc__
     )
     form = export.add_mutually_exclusive_group(required=True)
     form.add_argument("--onnx", metavar="FILE", help="file to write, for any ONNX runtime")
@@ -119,20 +166,26 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--crops", metavar="DIR", help="folder of face crops: to check on; --int8 must have some hundreds"
     )
+    _add_overwrite_option(export)
     export.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     export.add_argument("--revision", help="commit, tag or branch of a Hub repository")
     export.set_defaults(run=_export, device="cpu")
 
     models = commands.add_parser("models", help="list the packaged weights", description=_models.__doc__)
+    _add_json_option(models, "print a JSON array of all that the weights say of themselves")
     models.set_defaults(run=_models)
     card = commands.add_parser("card", help="write the model card beside weights", description=_card.__doc__)
     card.add_argument("folder", metavar="FOLDER", help="folder of model.safetensors and config.json")
     card.add_argument("--report", metavar="FILE", help="report.json of these weights, for the results")
     card.add_argument("--notes", metavar="FILE", help="Markdown file of known failure modes; its pictures come along")
+    _add_overwrite_option(card)
     card.set_defaults(run=_card)
     info = commands.add_parser("info", help="show versions, devices and weights", description=_info.__doc__)
+    _add_json_option(info, "print it as one JSON object")
     _add_model_options(info)
     info.set_defaults(run=_info)
+    for command in commands.choices.values():
+        command.epilog = EXIT_CODES
     return parser
 
 
@@ -142,13 +195,15 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster, or auto (default: one just for this)")
     group.add_argument("--num-workers", type=_positive, metavar="N", help="default: as many as there is room for")
     group.add_argument("--num-cpus", type=_positive, metavar="N", help="for each worker (default 1)")
-    group.add_argument("--num-gpus", type=_share, metavar="N", help="for each worker, also 0.5 (default 0: on the CPU)")
+    group.add_argument(
+        "--num-gpus", type=_positive_number, metavar="N", help="for each worker, also 0.5 (default 0: on the CPU)"
+    )
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     parser.add_argument("--revision", help="commit, tag or branch of a Hub repository")
-    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
+    parser.add_argument("--device", type=_device, help="cpu, cuda, cuda:N or mps (default: the best there is)")
 
 
 def _add_detector_option(parser: argparse.ArgumentParser) -> None:
@@ -157,24 +212,37 @@ def _add_detector_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return value
+def _add_json_option(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--json", action="store_true", help=text)
+
+
+def _add_overwrite_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there (default: refuse to)")
+
+
+def _device(text: str) -> str:
+    """A name that torch gives to a device, whether that is there or not."""
+    if not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda, cuda:N or mps, got {text!r}")
+    return text
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
+    """A positive integer."""
+    try:
+        return positive_integer(int(text), "it")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}") from None
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1000:
-        raise argparse.ArgumentTypeError("must be more than 0")
+def _positive_number(text: str) -> float:
+    """More than 0, and finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number more than 0, got {text!r}")
     return value
 
 
@@ -188,78 +256,166 @@ def _load(options: argparse.Namespace, detector: str | None = None) -> Expressio
 
 def _extract(options: argparse.Namespace) -> int:
     """Find, align and embed every face in photos: one row a face, largest first. Without -o, a table without the
-    embeddings is printed. A photo that cannot be read is reported and skipped; the exit status is then 1. Ctrl-C leaves
-    the faces found so far in a table of their own, as faces.partial.parquet; the exit status is then 130."""
-    given = [name for name in ("address", "num_workers", "num_cpus", "num_gpus") if getattr(options, name) is not None]
-    if given and options.engine != "ray":
-        raise DataError(f"--{given[0].replace('_', '-')} is for --engine ray")
+    embeddings is printed. A photo that cannot be read is reported and skipped; the exit status is then 1. Inputs are
+    never written to, and files that are there are kept unless --overwrite is given. Ctrl-C leaves the faces found so
+    far in a table of their own, as faces.partial.parquet; the exit status is then 130."""
+    with _usage():
+        _check_combination(options)
+        photos = _list(options)
+        if _is_folder(options.output):
+            from fergeneral.jobs import check_output
+
+            paths = None if options.extend else [photo.path for photo in photos]
+            check_output(options.output, resume=options.resume, paths=paths)
+        names = _check_pictures(options, photos) if options.draw or options.save_crops else []
+        _check_table(options.output, map(_file_of, photos), options.overwrite)
     if _is_folder(options.output):
-        return _extract_job(options)
-    if options.resume or options.shard_rows or options.engine == "ray":
-        raise DataError("--resume, --shard-rows and --engine ray want a folder to write to: -o NAME/")
+        return _extract_on_ray(options, photos) if options.engine == "ray" else _extract_job(options, photos)
     from tqdm import tqdm
 
-    photos = _list(options)
-    crops_dir, draw_dir = _folder(options.save_crops), _folder(options.draw)
     extractor = _load(options, options.detector)
+    crops_dir, draw_dir = _folder(options.save_crops), _folder(options.draw)
     failures: dict[int, ImageError] = {}
-    faces_found = 0
-    with _table(options.output, extractor.config.embedding_size) as table:
+    found_faces = empty = 0
+    with _table(options, extractor.config.embedding_size) as table:
         images = (photo.read() for photo in photos)
         found = extractor.extract_many(images, batch_size=options.batch_size, on_error=failures.__setitem__)
-        names = _unique_names(photos) if crops_dir or draw_dir else []
         for number, faces in enumerate(
-            tqdm(found, "extract", len(photos), unit="photo", file=sys.stderr, disable=None)
+            tqdm(found, "extract", len(photos), unit="photo", file=sys.stderr, disable=_no_bar(options))
         ):
             photo = photos[number]
             if number in failures:
-                tqdm.write(f"skipped: {failures[number]}", file=sys.stderr)
+                _say_skipped(photo.path, failures[number])
                 continue
-            faces_found += len(faces)
+            found_faces += len(faces)
+            empty += not faces
+            if options.list_empty and not faces:
+                say(f"no face: {photo.path}")
             table.add(photo.path, faces)
-            if crops_dir or draw_dir:
-                _save_pictures(photo.read(), faces, names[number], crops_dir, draw_dir, extractor)
-    good = len(photos) - len(failures)
-    print(_outcome(faces_found, good, len(failures)), file=sys.stderr)
+            if names:
+                _save_pictures(photo, faces, names[number], crops_dir, draw_dir, extractor)
+        good = len(photos) - len(failures)
+        if options.output and not good:
+            raise DataError(f"none of {_count(len(photos), 'photo')} could be read; {options.output} is not written")
+    say(_outcome(found_faces, good, empty, len(failures)))
     return 1 if failures else 0
 
 
-def _outcome(faces: int, good: int, unreadable: int) -> str:
-    return f"{_count(faces, 'face')} in {_count(good, 'photo')}, {unreadable} unreadable"
+def _check_combination(options: argparse.Namespace) -> None:
+    """Refuse options of `extract` that do not go together."""
+    of_ray = [f"--{name.replace('_', '-')}" for name in _RAY_OPTIONS if getattr(options, name) is not None]
+    if of_ray and options.engine != "ray":
+        raise DataError(f"{of_ray[0]} is for --engine ray")
+    if options.json and options.output:
+        raise DataError("--json prints the faces, -o writes them to a table: give one of them")
+    if not _is_folder(options.output):
+        if options.resume or options.extend or options.retry_errors or options.shard_rows or options.engine == "ray":
+            raise DataError(
+                "--resume, --extend, --retry-errors, --shard-rows and --engine ray want a folder to write to: -o NAME/"
+            )
+        return
+    if options.draw or options.save_crops:
+        raise DataError("--draw and --save-crops do not go with a folder of tables (-o): run them by themselves")
+    if options.list_empty:
+        raise DataError(f"--list-empty does not go with a folder of tables: those in {options.output}/files have them")
+    if options.overwrite:
+        raise DataError("--overwrite is for files; a job is never replaced: name another folder, or add --resume")
+    if (options.extend or options.retry_errors) and not options.resume:
+        raise DataError("--extend and --retry-errors go with --resume")
+    if options.device and options.engine == "ray":
+        raise DataError("--device does not go with --engine ray: workers run on the CPU, or on CUDA with --num-gpus")
+
+
+def _check_pictures(options: argparse.Namespace, photos: Sequence[Source]) -> list[str]:
+    """Refuse folders for pictures where these would be read next time, or would replace others.
+
+    Returns the name of each photo's pictures, without suffix.
+    """
+    from fergeneral.outputs import check_apart, check_folder, check_names_free, check_no_input_in
+
+    if options.draw and options.save_crops and os.path.realpath(options.draw) == os.path.realpath(options.save_crops):
+        raise DataError("--draw and --save-crops must name two folders")
+    names = _unique_names(photos)
+    taken = {name.lower() for name in names}
+    for name, number in ((options.draw, ""), (options.save_crops, r"_\d+")):
+        if name is not None:
+            folder = Path(name)
+            picture = re.compile(rf"(.*){number}\.(png|jpe?g)", re.IGNORECASE | re.DOTALL)
+            check_folder(folder)
+            check_apart(folder, options.paths, recursive=options.recursive)
+            check_no_input_in(folder, map(_file_of, photos))
+            check_names_free(folder, picture, taken, overwrite=options.overwrite)
+    return names
+
+
+def _check_table(output: str | None, inputs: Iterable[str], overwrite: bool) -> None:
+    """Refuse a table that could not be written or would replace a file."""
+    if output is not None and not _is_folder(output):
+        from fergeneral.outputs import check_file
+        from fergeneral.storage import check_table
+
+        check_table(Path(output))
+        check_file(Path(output), inputs, overwrite=overwrite)
+
+
+def _file_of(photo: Source) -> str:
+    """The file that a photo is, or is in."""
+    return str(getattr(photo, "file", photo.path))
+
+
+def _say_skipped(path: str, error: object) -> None:
+    hint = f"; for videos there is: fergeneral video {path}" if _is_video(path) else ""
+    say(f"skipped: {error}{hint}")
+
+
+def _no_bar(options: argparse.Namespace) -> bool | None:
+    """For tqdm's `disable`: rows on a terminal would run into the bar. None: there is one if stderr is a terminal."""
+    return True if options.output is None and sys.stdout.isatty() else None
+
+
+def _outcome(faces: int, good: int, empty: int, unreadable: int) -> str:
+    return f"{_count(faces, 'face')} in {_count(good, 'photo')}, {empty} without a face, {unreadable} unreadable"
 
 
 def _video(options: argparse.Namespace) -> int:
     """Find, follow and embed every face in the frames of videos: one row a face and frame, with its time in seconds and
     its track, a number that one person keeps within a video. Without -o, a table without the embeddings is printed.
     A frame that is damaged, and a video that cannot be read, is reported and skipped; the exit status is then 1."""
+    with _usage():
+        if options.json and options.output:
+            raise DataError("--json prints the faces, -o writes them to a table: give one of them")
+        videos = _list_videos(options)
+        _check_table(options.output, map(str, videos), options.overwrite)
     from tqdm import tqdm
 
-    videos = list(_videos(options.paths, options.recursive))
-    if not videos:
-        raise DataError(f"no videos in {', '.join(options.paths)}; --recursive also looks into folders inside")
     extractor = _load(options, options.detector)
-    frames = faces = damaged = unreadable = 0
+    frames = faces = empty = damaged = unreadable = 0
 
     def report(_: float, error: ImageError) -> None:
         nonlocal damaged
         damaged += 1
-        tqdm.write(f"skipped: {error}", file=sys.stderr)
+        say(f"skipped: {error}")
 
-    with _table(options.output, extractor.config.embedding_size, video=True) as table:
+    with _table(options, extractor.config.embedding_size, video=True) as table:
         for video in videos:
             found = extractor.extract_video(video, fps=options.fps, batch_size=options.batch_size, on_error=report)
+            title = printable(video.name, sys.stderr)
             try:
-                for frame in tqdm(found, video.name, unit="frame", file=sys.stderr, disable=None):
+                for frame in tqdm(found, title, unit="frame", file=sys.stderr, disable=_no_bar(options)):
                     frames += 1
                     faces += len(frame.faces)
+                    empty += not frame.faces
                     table.add(str(video), frame.faces)
             except ImageError as error:
                 unreadable += 1
-                tqdm.write(f"skipped: {error}", file=sys.stderr)
-    print(
+                say(f"skipped: {error}")
+        if options.output and not frames:
+            raise DataError(
+                f"no frame of {_count(len(videos), 'video')} could be read; {options.output} is not written"
+            )
+    say(
         f"{_count(faces, 'face')} in {_count(frames, 'frame')} of {_count(len(videos) - unreadable, 'video')}, "
-        f"{_count(damaged, 'damaged frame')}, {unreadable} unreadable",
-        file=sys.stderr,
+        f"{_count(empty, 'frame')} without a face, {_count(damaged, 'damaged frame')}, {unreadable} unreadable"
     )
     return 1 if damaged or unreadable else 0
 
@@ -274,9 +430,21 @@ def _is_folder(output: str | None) -> bool:
 
 
 def _list(options: argparse.Namespace) -> list[Source]:
+    """The photos of `extract`. Raises DataError for paths that are not there or hold none."""
     from fergeneral.sources import list_photos
 
-    photos = list_photos(options.paths, recursive=options.recursive, column=options.column)
+    skipped: Counter[str] = Counter()
+    photos = list_photos(
+        options.paths,
+        recursive=options.recursive,
+        column=options.column,
+        on_skip=lambda path: skipped.update([Path(path).suffix.lower() or "no suffix"]),
+    )
+    if skipped:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
+        say(f"{_count(skipped.total(), 'file')} left out, not images by their suffix: {kinds}")
+    if all(map(_is_video, options.paths)) or (not photos and any(_videos(options.paths, options.recursive))):
+        raise DataError(f"no photos in {', '.join(options.paths)}, but videos: use fergeneral video")
     if not photos:
         raise DataError(
             f"no photos in {', '.join(options.paths)}; --recursive also looks into folders inside; .tar and .parquet "
@@ -285,25 +453,33 @@ def _list(options: argparse.Namespace) -> list[Source]:
     return photos
 
 
-def _extract_job(options: argparse.Namespace) -> int:
+def _list_videos(options: argparse.Namespace) -> list[Path]:
+    """The videos of `video`. Raises DataError for paths that are not there or hold none."""
+    from fergeneral.sources import IMAGE_SUFFIXES, check_paths
+
+    check_paths(options.paths)
+    videos = list(_videos(options.paths, options.recursive))
+    if all(video.suffix.lower() in IMAGE_SUFFIXES - {".gif"} for video in videos):
+        raise DataError(
+            f"no videos in {', '.join(options.paths)}; --recursive also looks into folders inside; for photos use "
+            f"fergeneral extract"
+        )
+    return videos
+
+
+def _extract_job(options: argparse.Namespace, photos: list[Source]) -> int:
     """`extract` into a folder of shards."""
     from tqdm import tqdm
 
-    from fergeneral.jobs import SHARD_ROWS, check_output, run_job
+    from fergeneral.jobs import SHARD_ROWS, run_job
 
-    if options.draw or options.save_crops:
-        raise DataError("--draw and --save-crops do not go with a folder of tables (-o): run them by themselves")
-    check_output(options.output, resume=options.resume)
-    photos = _list(options)
-    if options.engine == "ray":
-        return _extract_on_ray(options, photos)
     extractor = _load(options, options.detector)
     with tqdm(desc="extract", total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
 
         def show(result: FileResult, done: int, total: int) -> None:
             bar.update(done - bar.n)
             if result.error is not None:
-                tqdm.write(f"skipped: {result.error}", file=sys.stderr)
+                _say_skipped(result.path, result.error)
 
         try:
             totals = run_job(
@@ -312,6 +488,8 @@ def _extract_job(options: argparse.Namespace) -> int:
                 options.output,
                 shard_rows=options.shard_rows or SHARD_ROWS,
                 resume=options.resume,
+                extend=options.extend,
+                retry_errors=options.retry_errors,
                 batch_size=options.batch_size,
                 progress=show,
             )
@@ -327,8 +505,6 @@ def _extract_on_ray(options: argparse.Namespace, photos: list[Source]) -> int:
     from fergeneral.distributed import extract_dataset
     from fergeneral.jobs import SHARD_ROWS
 
-    if options.device:
-        raise DataError("--device does not go with --engine ray: workers run on the CPU, or on CUDA with --num-gpus")
     with tqdm(desc="extract", total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
         try:
             totals = extract_dataset(
@@ -339,6 +515,8 @@ def _extract_on_ray(options: argparse.Namespace, photos: list[Source]) -> int:
                 detector=options.detector,
                 shard_rows=options.shard_rows or SHARD_ROWS,
                 resume=options.resume,
+                extend=options.extend,
+                retry_errors=options.retry_errors,
                 batch_size=options.batch_size,
                 num_workers=options.num_workers,
                 num_cpus=options.num_cpus or 1,
@@ -353,12 +531,12 @@ def _extract_on_ray(options: argparse.Namespace, photos: list[Source]) -> int:
 
 
 def _interrupted(options: argparse.Namespace) -> int:
-    print(f"interrupted; what is done is kept in {options.output}: go on by --resume", file=sys.stderr)
+    say(f"interrupted; what is done is kept in {options.output}: resume with --resume")
     return 130
 
 
 def _finished(totals: Summary) -> int:
-    print(_outcome(totals.faces, totals.photos - totals.unreadable, totals.unreadable), file=sys.stderr)
+    say(_outcome(totals.faces, totals.photos - totals.unreadable, totals.without_face, totals.unreadable))
     return 1 if totals.unreadable else 0
 
 
@@ -369,6 +547,10 @@ def _videos(paths: Sequence[str], recursive: bool) -> Iterator[Path]:
     for path in paths:
         inside = files_in(path, _VIDEO_SUFFIXES, recursive=recursive) if os.path.isdir(path) else [path]
         yield from map(Path, inside)
+
+
+def _is_video(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in _VIDEO_SUFFIXES and not os.path.isdir(path)
 
 
 def _folder(text: str | None) -> Path | None:
@@ -396,38 +578,20 @@ def _unique_names(photos: Sequence[Source]) -> list[str]:
     return names
 
 
-class _PrintedTable:
-    """The table for people: a line a face, on stdout."""
-
-    def __init__(self, video: bool) -> None:
-        self._video = video
-        self._started = False
-
-    def add(self, path: str, faces: Sequence[Face]) -> None:
-        if not self._started:
-            first = f"{'time':>9} {'track':>5}" if self._video else f"{'face':>4}"
-            thing = "video" if self._video else "photo"
-            print(f"{first} {'score':>6} {'left':>7} {'top':>7} {'right':>7} {'bottom':>7}  {thing}")
-            self._started = True
-        for number, face in enumerate(faces):
-            first = f"{face.time:>9.3f} {face.track:>5}" if isinstance(face, TrackedFace) else f"{number:>4}"
-            print(f"{first} {face.score:>6.3f} " + " ".join(f"{v:>7.1f}" for v in face.box.tolist()) + f"  {path}")
-        if not faces and not self._video:
-            print(f"{'-':>4} {'-':>6} {'-':>7} {'-':>7} {'-':>7} {'-':>7}  {path}")
-
-
-def _table(output: str | None, embedding_size: int, video: bool = False) -> Any:
-    if output is None:
-        return nullcontext(_PrintedTable(video))
+def _table(options: argparse.Namespace, embedding_size: int, video: bool = False) -> Any:
+    """Something with `add(path, faces)`, in a `with` block."""
+    if options.output is None:
+        return nullcontext(JsonLines() if options.json else PrintedTable(video))
+    from fergeneral.outputs import free_name
     from fergeneral.storage import FaceTable
 
-    target = Path(output)
-    partial = target.with_name(f"{target.stem}.partial{target.suffix}")
+    target = Path(options.output)
+    partial = free_name(target.with_name(f"{target.stem}.partial{target.suffix}"))
     return FaceTable(target, embedding_size, video, partial=partial)
 
 
 def _save_pictures(
-    photo: Any, faces: list[Face], name: str, crops: Path | None, drawn: Path | None, extractor: ExpressionExtractor
+    photo: Source, faces: list[Face], name: str, crops: Path | None, drawn: Path | None, extractor: ExpressionExtractor
 ) -> None:
     from PIL import Image
 
@@ -435,9 +599,10 @@ def _save_pictures(
     from fergeneral.drawing import draw_faces
     from fergeneral.images import load_image
 
-    image = load_image(photo)
+    image = load_image(photo.read())
     if drawn:
-        _save(draw_faces(image, faces), drawn / f"{name}.png")
+        lossless = Path(photo.path).suffix.lower() in _LOSSLESS or max(image.size) > _MOST_JPEG
+        _save(draw_faces(image, faces), drawn / f"{name}{'.png' if lossless else '.jpg'}")
     if crops:
         size, template = extractor.config.crop_size, extractor.config.template
         for number, face in enumerate(faces):
@@ -449,46 +614,87 @@ def _save(image: Image.Image, target: Path) -> None:
     from fergeneral.storage import whole_file
 
     with whole_file(target) as temporary:
-        image.save(temporary)
+        image.save(temporary, quality=90)  # of a JPEG; PNG has no such option
 
 
 def _probe(options: argparse.Namespace) -> int:
-    """Fit a logistic regression on the embeddings of one data set of face crops and read it on another (or on the
+    """Train a logistic regression on the embeddings of one data set of face crops and evaluate it on another (or on the
     other split of the same). C is chosen on a part of train; the test split is read once."""
+    _check_inputs(options.train, options.test)
     from fergeneral.evaluate import probe_datasets
 
-    print(probe_datasets(_load(options).encoder, options.train, options.test))
+    result = probe_datasets(_load(options).encoder, options.train, options.test)
+    print(json.dumps(result.to_dict(), indent=2) if options.json else result)
     return 0
+
+
+def _check_inputs(*paths: str | None) -> None:
+    """Refuse paths that are not there."""
+    from fergeneral.sources import check_paths
+
+    with _usage():
+        check_paths(path for path in paths if path is not None)
 
 
 def _export(options: argparse.Namespace) -> int:
     """Write the encoder with its preprocessing as an ONNX file: "crops" (N, S, S, 3) uint8 RGB in, "embeddings" (N, D)
     float32 out. It is checked against the encoder before it is written; by more than 1e-4 it may not differ.
-    With --int8, in 8-bit whole numbers: a folder of weights for --model, whose embeddings have a cosine similarity of
-    0.99 or more to those of the encoder on 95 of 100 face crops."""
+    With --int8, int8-quantized: a folder of weights for --model, whose embeddings have a cosine similarity of 0.99 or
+    more to those of the encoder on 95 of 100 face crops."""
     from fergeneral.sources import list_photos
 
-    photos = None if options.crops is None else list_photos([options.crops], recursive=True)
+    with _usage():
+        photos = None if options.crops is None else list_photos([options.crops], recursive=True)
+        if photos == []:
+            raise DataError(f"no images in {options.crops}")
+        _check_export(options, photos or [])
     crops = None if photos is None else [photo.read() for photo in photos]
-    if crops == []:
-        raise DataError(f"no images in {options.crops}")
     if options.onnx:
         from fergeneral.export import export_onnx
 
         difference = export_onnx(_load(options).encoder, options.onnx, crops)
-        print(f"{options.onnx} written; its embeddings differ by at most {difference:.1g}", file=sys.stderr)
+        say(f"{options.onnx} written; its embeddings differ by at most {difference:.1g}")
     else:
         from fergeneral.int8 import quantize
 
         reached = quantize(_load(options).encoder, options.int8, crops or [])
-        print(f"{options.int8} written; 95 % of the crops reach a cosine similarity of {reached:.4f}", file=sys.stderr)
+        say(f"{options.int8} written; 95 % of the crops reach a cosine similarity of {reached:.4f}")
     return 0
+
+
+def _check_export(options: argparse.Namespace, photos: Sequence[Source]) -> None:
+    """Refuse to write over weights or crops that are read, over other weights, and, but for --overwrite, over files."""
+    from fergeneral.outputs import check_file, check_folder
+
+    inputs = list(map(_file_of, photos))
+    if options.model and os.path.isdir(options.model):
+        inputs += [entry.path for entry in os.scandir(options.model)]
+    if options.onnx:
+        check_file(Path(options.onnx), inputs, overwrite=options.overwrite)
+        return
+    from fergeneral.hub import CONFIG_FILE, INT8_FILE, WEIGHTS_FILE
+
+    folder = Path(options.int8)
+    check_folder(folder)
+    if (folder / WEIGHTS_FILE).exists():
+        raise DataError(f"{folder} holds other weights, {WEIGHTS_FILE}: name another folder")
+    for name in (INT8_FILE, CONFIG_FILE):
+        if folder.is_dir():
+            check_file(folder / name, inputs, overwrite=options.overwrite)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     """Judge embeddings by every protocol of the package on labelled data sets of face crops, each read in its official
     layout (RAF-DB, FER+, a manifest.csv, or folders named after labels, packed in zip archives or not). Writes
     report.json, report.md and figures. Embeddings are kept, so that a second run takes minutes."""
+    _check_inputs(*options.data, options.peers)
+    with _usage():
+        from fergeneral.outputs import check_apart, check_empty, check_folder
+
+        folder = Path(options.output)
+        check_folder(folder)
+        check_apart(folder, options.data, recursive=True)
+        check_empty(folder, overwrite=options.overwrite)
     from fergeneral.detection import make_detector
     from fergeneral.evaluate.report import MARKDOWN_FILE, evaluate
     from fergeneral.evaluate.tables import main_table
@@ -506,16 +712,21 @@ def _evaluate(options: argparse.Namespace) -> int:
         cache=options.cache,
     )
     print(main_table(report))
-    print(f"the report is in {Path(options.output) / MARKDOWN_FILE}", file=sys.stderr)
+    say(f"the report is in {folder / MARKDOWN_FILE}")
     return 0
 
 
 def _models(options: argparse.Namespace) -> int:
     """List the weights that came with this package, the default first: side of the face crop in pixels, numbers in an
     embedding, what they were trained on."""
+    import dataclasses
+
     from fergeneral.hub import packaged_models
 
     configs = packaged_models()
+    if options.json:
+        print(json.dumps([dataclasses.asdict(config) for config in configs], indent=2))
+        return 0
     if not configs:
         print("this installation has no packaged weights")
         return 0
@@ -529,10 +740,19 @@ def _models(options: argparse.Namespace) -> int:
 
 def _card(options: argparse.Namespace) -> int:
     """Write the model card (README.md, and the LICENSE.md it links to) beside weights. Its numbers come from the
-    report of `fergeneral evaluate` and from the training.json that a training run leaves in the folder."""
-    from fergeneral.hub import write_card
+    report of `fergeneral evaluate` and from the training.json that a training run leaves in the folder. A card that is
+    there is kept unless --overwrite is given: you may have written in it."""
+    _check_inputs(options.folder, options.report, options.notes)
+    from fergeneral.hub import card_files, write_card
+    from fergeneral.outputs import check_file
 
-    print(write_card(options.folder, report=options.report, notes=options.notes))
+    inputs = [path for path in (options.report, options.notes) if path]
+    with _usage():
+        for file in card_files(options.folder, options.notes):
+            if file.parent.is_dir():
+                check_file(file, inputs, overwrite=options.overwrite)
+    card = write_card(options.folder, report=options.report, notes=options.notes)
+    print(printable(str(card), sys.stdout))
     return 0
 
 
@@ -542,14 +762,19 @@ def _info(options: argparse.Namespace) -> int:
     from importlib.metadata import PackageNotFoundError, version
 
     extractor = _load(options)
-    print(f"{'fergeneral':<18} {__version__}")
+    versions: dict[str, str | None] = {"fergeneral": __version__}
     for package in ("torch", "torchvision", "timm", "facenet-pytorch", "huggingface_hub", "pillow", "numpy"):
         try:
-            print(f"{package:<18} {version(package)}")
+            versions[package] = version(package)
         except PackageNotFoundError:
-            print(f"{package:<18} not installed")
-    print(f"{'device':<18} {extractor.encoder.device}")
-    for name, value in dataclasses.asdict(extractor.config).items():
+            versions[package] = None
+    device, config = str(extractor.encoder.device), dataclasses.asdict(extractor.config)
+    if options.json:
+        print(json.dumps({"versions": versions, "device": device, "weights": config}, indent=2))
+        return 0
+    for package, number in versions.items():
+        print(f"{package:<18} {number or 'not installed'}")
+    for name, value in {"device": device, **config}.items():
         print(f"{name:<18} {value}")
     return 0
 

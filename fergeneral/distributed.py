@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fergeneral import __version__
-from fergeneral.errors import DataError, MissingExtraError, ModelError
+from fergeneral.errors import DataError, MissingExtraError, ModelError, positive_integer
 from fergeneral.extractor import ExpressionExtractor
 from fergeneral.jobs import (
     SHARD_ROWS,
@@ -73,6 +73,8 @@ def extract_dataset(
     detector: str | None = None,
     shard_rows: int = SHARD_ROWS,
     resume: bool = False,
+    extend: bool = False,
+    retry_errors: bool = False,
     batch_size: int = 32,
     num_workers: int | None = None,
     num_cpus: int = 1,
@@ -83,9 +85,10 @@ def extract_dataset(
     """Embed the faces of any number of photos into a folder of Parquet tables, by the workers of a Ray cluster.
 
     `paths_or_dataset`: what `fergeneral.sources.list_photos` takes, or what it gives (for its options). `output`: a
-    folder that all machines share, as the photos are; `resume`: go on with a job in it that was cut off, whether that
-    was made here or by `run_job`. `model`, `revision`: as for `ExpressionExtractor.from_pretrained`; every worker loads
-    the weights for itself, so a folder of them must be shared, too. `detector`: "mtcnn" (None) or "yunet".
+    folder that all machines share, as the photos are; `resume`: continue a job in it that was interrupted, whether that
+    was made here or by `run_job`; `extend`, `retry_errors`: as there.
+    `model`, `revision`: as for `ExpressionExtractor.from_pretrained`; every worker loads the weights for itself, so a
+    folder of them must be shared, too. `detector`: "mtcnn" (None) or "yunet".
     `shard_rows`: photos in a shard, the unit of work: a job has work for as many workers as it has shards.
     `num_workers`: by default as many as the cluster has room for now. `num_cpus`, `num_gpus`: for each of them; with
     `num_gpus` they run on CUDA, else on the CPU; several can share a GPU (`num_gpus=0.5`).
@@ -96,12 +99,26 @@ def extract_dataset(
     Raises DataError and ModelError for what `Job.open` refuses, for whatever fails on a worker and is no fault of a
     photo, and for a cluster without room for a worker; finished shards stay.
     """
+    batch_size, num_cpus = positive_integer(batch_size, "batch_size"), positive_integer(num_cpus, "num_cpus")
+    if num_workers is not None:
+        num_workers = positive_integer(num_workers, "num_workers")
     listed = _listed(paths_or_dataset)
     check_output(output, resume=resume)
     extractor = ExpressionExtractor.from_pretrained(model, revision=revision, device="cpu", detector=detector)
     with _cluster(address):
         workers = num_workers or _room(num_cpus, num_gpus)
-        with _open(extractor, output, shard_rows, resume) as job:
+        with (
+            Job.of(
+                extractor,
+                output,
+                listed,
+                shard_rows=shard_rows,
+                resume=resume,
+                extend=extend,
+                retry_errors=retry_errors,
+            ) as job,
+            _no_attempts_noted(output),
+        ):
             device = "cuda" if num_gpus else "cpu"
             place, folder, weights = os.path.abspath(output), os.getcwd(), weights_sha256(extractor.encoder)
             plan = _Plan(place, job.run, folder, model, revision, weights, detector, device, batch_size, shard_rows)
@@ -115,7 +132,7 @@ def extract_dataset(
                     progress(summary, done, total)
             totals = job.finish()
     if totals.photos != wanted:
-        raise DataError(f"{output} holds rows of {totals.photos} photos, not of {wanted}: go on by --resume")
+        raise DataError(f"{output} holds rows of {totals.photos} photos, not of {wanted}: resume with --resume")
     return totals
 
 
@@ -131,14 +148,13 @@ def _listed(given: Any) -> list[Source]:
 
 
 @contextmanager
-def _open(extractor: ExpressionExtractor, output: str | Path, shard_rows: int, resume: bool) -> Iterator[Job]:
-    """The job; before and after it the notes of attempts are removed."""
-    with Job.of(extractor, output, shard_rows=shard_rows, resume=resume) as job:
+def _no_attempts_noted(output: str | Path) -> Iterator[None]:
+    """Before and after a job the notes of attempts are removed."""
+    _forget_attempts(output)
+    try:
+        yield
+    finally:
         _forget_attempts(output)
-        try:
-            yield job
-        finally:
-            _forget_attempts(output)
 
 
 def _forget_attempts(output: str | Path) -> None:
@@ -189,7 +205,7 @@ def _run(
                 raise (ModelError if row["kind"] == ModelError.__name__ else DataError)(row["error"])
             yield Summary(*(int(row[field.name]) for field in dataclasses.fields(Summary)))
     except ray.exceptions.RayError as error:
-        raise DataError(f"the Ray cluster gave up: {error}. Finished shards are kept: go on by --resume") from error
+        raise DataError(f"the Ray cluster gave up: {error}. Finished shards are kept: resume with --resume") from error
 
 
 def _room(num_cpus: int, num_gpus: float) -> int:

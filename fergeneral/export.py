@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fergeneral.encoder import CropNetwork, Encoder, build_network
-from fergeneral.errors import DataError, MissingExtraError, ModelError
-from fergeneral.storage import whole_file
+from fergeneral.encoder import Encoder
+from fergeneral.errors import MissingExtraError, ModelError
+from fergeneral.storage import check_target, whole_file
 
 try:
     import onnx
@@ -36,8 +36,7 @@ def export_onnx(encoder: Encoder, target: str | Path, crops: Any = None) -> floa
     is above 1e-4; DataError for a target that cannot be written; MissingExtraError without onnx and onnxruntime.
     """
     path = Path(target)
-    if path.is_dir() or not path.parent.is_dir():
-        raise DataError(f"{path} cannot be written: it is a folder, or its folder does not exist")
+    check_target(path)
     model = _with_metadata(to_onnx(encoder), encoder)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     difference = _difference(encoder, session, example_crops(encoder.config.crop_size))
@@ -66,10 +65,7 @@ def example_crops(size: int) -> np.ndarray:
 def to_onnx(encoder: Encoder) -> bytes:
     """The ONNX model's bytes. By torch's exporter on TorchScript: the newer one needs two more packages, and torch 2.4
     lacks it."""
-    with torch.device("meta"):
-        network = build_network(encoder.config.architecture)
-    network.load_state_dict({name: tensor.cpu() for name, tensor in encoder.state_dict().items()}, assign=True)
-    module = CropNetwork(network, encoder.config)
+    module = encoder.torch_module()
     example = torch.from_numpy(example_crops(encoder.config.crop_size)[:2])
     older: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():

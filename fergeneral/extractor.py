@@ -23,7 +23,7 @@ from fergeneral import hub
 from fergeneral.alignment import cut_face
 from fergeneral.detection import make_detector
 from fergeneral.encoder import Encoder, EncoderConfig
-from fergeneral.errors import ImageError
+from fergeneral.errors import ImageError, positive_integer
 from fergeneral.images import as_images, load_image
 from fergeneral.threads import map_ahead, thread_limit, worker_count, worker_pool
 from fergeneral.types import Detection, Detector, Face, TrackedFace, VideoFrame
@@ -124,8 +124,7 @@ class ExpressionExtractor:
             For a photo that cannot be read, without `on_error`.
         """
         images = as_images(images, what="extract_many", advice="use extract, or put it into a list")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size = positive_integer(batch_size, "batch_size")
         return self._extract_many(images, batch_size, on_error)
 
     def _extract_many(
@@ -164,8 +163,7 @@ class ExpressionExtractor:
         """
         if fps is not None and not 0 < fps < math.inf:
             raise ValueError(f"fps must be more than 0, or None for every frame; got {fps}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size = positive_integer(batch_size, "batch_size")
         return self._extract_video(path, fps, batch_size, on_error)
 
     def _extract_video(

@@ -83,7 +83,7 @@ def write_card(
     text = None if notes is None else _read_text(Path(notes))
     card = model_card(config, report=_read_record(report), training=_read_record(training), notes=text)
     if notes is not None and text is not None:
-        _copy_pictures(text, Path(notes).parent, target)
+        _copy_pictures(_pictures(text, Path(notes).parent, target))
     for name, content in ((CARD_FILE, card), (LICENSE_FILE, license_text(config))):
         with whole_file(target / name) as path:
             path.write_text(content, encoding="utf-8")
@@ -109,8 +109,17 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _copy_pictures(text: str, source: Path, target: Path) -> None:
-    """Copy the pictures that a Markdown text in `source` shows; those with an address on the web stay there."""
+def card_files(folder: str | Path, notes: str | Path | None = None) -> list[Path]:
+    """The files that `write_card` writes: the card, the licence, and copies of the pictures that the notes show."""
+    target = Path(folder)
+    copies = [] if notes is None else _pictures(_read_text(Path(notes)), Path(notes).parent, target)
+    return [target / CARD_FILE, target / LICENSE_FILE, *(copy for _, copy in copies)]
+
+
+def _pictures(text: str, source: Path, target: Path) -> list[tuple[Path, Path]]:
+    """The pictures that a Markdown text in `source` shows, and their copies in `target`; not those that lie there, nor
+    those with an address on the web."""
+    pairs = []
     for name in _PICTURE.findall(text):
         if "://" in name:
             continue
@@ -118,9 +127,15 @@ def _copy_pictures(text: str, source: Path, target: Path) -> None:
         if not (picture.is_file() and picture.resolve().is_relative_to(source.resolve())):
             raise DataError(f"the notes show {name!r}, which is not a file in {source} or below it")
         if picture.resolve() != copy.resolve():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(copy) as path:
-                shutil.copyfile(picture, path)
+            pairs.append((picture, copy))
+    return pairs
+
+
+def _copy_pictures(pairs: list[tuple[Path, Path]]) -> None:
+    for picture, copy in pairs:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(copy) as path:
+            shutil.copyfile(picture, path)
 
 
 def list_models() -> list[str]:

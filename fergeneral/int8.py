@@ -87,7 +87,9 @@ def quantize(encoder: Encoder, folder: str | Path, crops: Any) -> float:
     """
     _runtime()
     if len(crops) < _MIN_CROPS:
-        raise DataError(f"at least {_MIN_CROPS} face crops are needed to find the ranges of activations: {len(crops)}")
+        raise DataError(
+            f"at least {_MIN_CROPS} face crops are needed to find the ranges of activations, got {len(crops)}"
+        )
     pixels = encoder.to_crops(crops)
     model = _quantized(encoder, pixels[::2])
     config = dataclasses.replace(encoder.config, model_id=encoder.config.model_id + INT8_SUFFIX)

@@ -1,14 +1,16 @@
 """Jobs of any size: photos in, a folder of Parquet tables out, in shards that are there whole or not at all.
 
     OUT/manifest.json              weights, options; once all is done, totals
+    OUT/plan.parquet               one row a photo of the job, done or not: path
     OUT/files/part-000003.parquet  one row a photo: path, status (faces, none, error), faces (how many), error (why)
     OUT/faces/part-000003.parquet  one row a face, as in storage.FaceTable
     OUT/.lock                      held by the process that writes
 
 A shard is the work of one chunk of photos. Its faces are written first, at most as many to a file as a shard has
 photos (part-000003-1.parquet and so on hold the rest), its table of files last: a shard exists only if its table of
-files does. What is on the disk is therefore right at any moment, and a job that was cut off goes on with the photos
-that stand in no table of files.
+files does. What is on the disk is therefore right at any moment, and a job that was interrupted is resumed with the
+photos that stand in no table of files. To try photos again that could not be read, their rows are taken out of the
+tables of files, each of which is replaced as a whole; they have no rows of faces.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ import reprlib
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fergeneral import __version__
-from fergeneral.errors import DataError, ImageError
+from fergeneral.errors import DataError, ImageError, positive_integer
 from fergeneral.sources import Source
 from fergeneral.storage import FaceRow, FaceTable, import_pyarrow, sync_folder, whole_file
 from fergeneral.types import Face
@@ -41,17 +43,21 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 SHARD_ROWS = 10_000  # photos: some minutes of work, 20 MB for one face in each
 MANIFEST_FILE = "manifest.json"
+PLAN_FILE = "plan.parquet"  # jobs begun by version 0.1.0 have none
 _LOCK_FILE = ".lock"
 _RESERVED_FILE = ".reserved"  # the first number of a shard that no run has reserved
 _FOLDERS = ("faces", "files")
 _PART = re.compile(r"part-(\d{6,})(-[1-9]\d*)?\.parquet")
-_LEFTOVER = re.compile(r"\.[0-9a-f]{8}\.(part-.*\.parquet|manifest\.json|\.reserved)")  # of storage.whole_file
+_LEFTOVER = re.compile(
+    r"\.[0-9a-f]{8}\.(part-.*\.parquet|plan\.parquet|manifest\.json|\.reserved)"
+)  # of storage.whole_file
 _FIELD_KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("model_id", "weights_sha256", "fergeneral_version"), str),
     "embedding_size": int,
     "options": dict,
     "totals": (dict, type(None)),
 }
+_PLAN_BATCH = 100_000  # paths written at once
 _short = reprlib.Repr()  # a damaged manifest may hold anything, of any length and depth
 _short.maxstring = 100
 _DETECTOR_SETTINGS = ("min_face_size", "score_threshold")  # of this package's detectors
@@ -113,10 +119,10 @@ class Manifest:
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise DataError(
                 f"{path} is of a newer format ({version}; this package knows {FORMAT_VERSION}): "
-                f"type  pip install --upgrade fergeneral"
+                f"run: pip install --upgrade fergeneral"
             )
         if version != FORMAT_VERSION or values.keys() != {field.name for field in dataclasses.fields(cls)}:
-            raise DataError(f"{path} is not the manifest of a job, or is damaged: its fields are others")
+            raise DataError(f"{path} is not the manifest of a job, or is damaged: unexpected fields")
         for name, kind in _FIELD_KINDS.items():
             if not isinstance(values[name], kind):
                 raise DataError(f"{path} is damaged: {name} is {_short.repr(values[name])}")
@@ -137,7 +143,7 @@ class Manifest:
                 f"{name} is {_short.repr(there.get(name))} there, {_short.repr(wanted.get(name))} now" for name in names
             )
             raise DataError(
-                f"{output} holds a job with other settings: {differences}. Go on with the same, or name another folder"
+                f"{output} holds a job with other settings: {differences}. Resume with the same, or name another folder"
             )
 
 
@@ -192,17 +198,48 @@ class Job:
         options: Mapping[str, Any],
         shard_rows: int = SHARD_ROWS,
         resume: bool = False,
+        paths: Iterable[str] | None = None,
+        extend: bool = False,
+        retry_errors: bool = False,
     ) -> Job:
-        """Begin a job in a new or empty folder, or, with `resume`, go on with one or begin it.
+        """Begin a job in a new or empty folder, or, with `resume`, continue the one that is there.
 
-        `options`: what decides the rows beside the weights, fit for JSON (see `job_options`). `shard_rows`: photos in a
-        shard. What a job that was cut off has left half done is removed.
-        Raises DataError for a folder that holds something else, or a job but `resume` is not set, or one with other
-        weights or options, or whose manifest or shards are damaged; that another process writes to; or that cannot be
-        written. MissingExtraError without pyarrow.
+        What an interrupted job has left half done is removed.
+
+        Parameters
+        ----------
+        output : path
+            The folder, made if need be.
+        model_id, weights_sha256, embedding_size, options
+            What decides the rows, and must not change within a job; `options` must be fit for JSON: see `job_options`.
+        shard_rows : int
+            Photos in a shard; 1 or more.
+        resume : bool
+            Continue the job that is in the folder, if there is one.
+        paths : iterable of str, optional
+            Of all photos of the job. By default it may be given any photos, and no plan is kept.
+        extend : bool
+            The `paths` of a job that is resumed may be others than before. Photos that are new are added. Of those no
+            longer given, the rows that are there stay, and the others are not read.
+        retry_errors : bool
+            Remove the rows of photos that could not be read, so that these are read again.
+
+        Returns
+        -------
+        Job
+
+        Raises
+        ------
+        DataError
+            For a folder that holds something else, or a job but `resume` is not set, or one with other weights,
+            options or (without `extend`) paths, or whose manifest or shards are damaged; that another process writes
+            to; or that cannot be written.
+        MissingExtraError
+            Without pyarrow.
         """
-        if shard_rows < 1:
-            raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
+        shard_rows = positive_integer(shard_rows, "shard_rows")
+        if (extend or retry_errors) and not resume:
+            raise ValueError("extend and retry_errors are for a job that is resumed: set resume=True")
         settings = json.loads(json.dumps({**options, "shard_rows": shard_rows}))
         wanted = Manifest(model_id, weights_sha256, embedding_size, settings)
         folder = Path(output)
@@ -212,15 +249,25 @@ class Job:
             lock = _lock(folder)
         job = cls(folder, wanted, lock)
         try:
-            job._prepare(resume)
+            job._prepare(resume, None if paths is None else dict.fromkeys(paths), extend, retry_errors)
         except BaseException:
             job.close()
             raise
         return job
 
     @classmethod
-    def of(cls, extractor: ExpressionExtractor, output: str | Path, *, shard_rows: int, resume: bool) -> Job:
-        """`open` for what this extractor makes."""
+    def of(
+        cls,
+        extractor: ExpressionExtractor,
+        output: str | Path,
+        sources: Iterable[Source],
+        *,
+        shard_rows: int,
+        resume: bool,
+        extend: bool = False,
+        retry_errors: bool = False,
+    ) -> Job:
+        """`open` for what this extractor makes of these photos."""
         return cls.open(
             output,
             model_id=extractor.config.model_id,
@@ -229,10 +276,14 @@ class Job:
             options=job_options(extractor),
             shard_rows=shard_rows,
             resume=resume,
+            paths=(source.path for source in sources),
+            extend=extend,
+            retry_errors=retry_errors,
         )
 
-    def _prepare(self, resume: bool) -> None:
-        check_output(self.output, resume=resume)  # once more, now that nobody else writes here
+    def _prepare(self, resume: bool, paths: dict[str, None] | None, extend: bool, retry_errors: bool) -> None:
+        # Once more, now that nobody else writes here.
+        check_output(self.output, resume=resume, paths=None if extend else paths)
         path = self.output / MANIFEST_FILE
         if path.exists():
             there = Manifest.read(path)
@@ -245,9 +296,13 @@ class Job:
                 (self.output / name).mkdir(exist_ok=True)
             sync_folder(self.output)
             _clean(self.output)
-        for number, paths, _ in _shards(self.output):
-            self._done.update(paths)
+        for number, done, summary in _shards(self.output):
+            if retry_errors and summary.unreadable:
+                done = _drop_errors(self.output, number)
+            self._done.update(done)
             self.next_shard = number + 1
+        if paths is not None:
+            _write_plan(self.output, [*paths, *sorted(self._done.difference(paths))])
         with contextlib.suppress(OSError, ValueError):  # it is not there, as a rule
             self.next_shard = max(self.next_shard, int((self.output / _RESERVED_FILE).read_text()))
 
@@ -310,8 +365,11 @@ class Job:
         self.close()
 
 
-def check_output(output: str | Path, *, resume: bool) -> None:
-    """Raise DataError for what `Job.open` refuses whatever the weights are: quick, and nothing is written."""
+def check_output(output: str | Path, *, resume: bool, paths: Collection[str] | None = None) -> None:
+    """Raise DataError for what `Job.open` refuses whatever the weights are; nothing is written.
+
+    `paths`: those of the job's photos, unless a job that is there may have had others.
+    """
     import_pyarrow()
     folder = Path(output)
     if not os.path.lexists(folder):
@@ -320,8 +378,10 @@ def check_output(output: str | Path, *, resume: bool) -> None:
         raise DataError(f"{folder} is not a folder; a job writes a folder of tables")
     if os.path.exists(folder / MANIFEST_FILE):
         if not resume:
-            raise DataError(f"{folder} holds a job already: go on with it by --resume, or name another folder")
+            raise DataError(f"{folder} holds a job already: resume it with --resume, or name another folder")
         Manifest.read(folder / MANIFEST_FILE)
+        if paths is not None:
+            _check_plan(folder, paths)
         return
     try:
         others = [name for name in os.listdir(folder) if name != _LOCK_FILE and not _LEFTOVER.fullmatch(name)]
@@ -378,23 +438,69 @@ def check_run(output: str | Path, run: str) -> None:
 
 @contextlib.contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    """Turn an OSError of writing into a DataError that says what is there and how to go on."""
+    """Turn an OSError of writing into a DataError that says what is there and how to resume."""
     try:
         yield
     except OSError as error:
         raise DataError(
-            f"{output} cannot be written to: {error}. Finished shards are kept: put that right, then go on by --resume"
+            f"{output} cannot be written to: {error}. Finished shards are kept; put that right and resume with --resume"
         ) from error
 
 
 def _clean(output: Path) -> None:
-    """Remove what a job that was cut off has left: temporary files, and faces without their table of files."""
+    """Remove what an interrupted job has left: temporary files, and faces without their table of files."""
     whole = set(_shard_numbers(output))
     for folder in (output, *(output / name for name in _FOLDERS)):
         for name in os.listdir(folder):
             part = _PART.fullmatch(name) if folder.name == "faces" else None
             if _LEFTOVER.fullmatch(name) or (part and int(part[1]) not in whole):
                 (folder / name).unlink()
+
+
+def _check_plan(output: Path, paths: Collection[str]) -> None:
+    """Raise DataError unless the job's photos are these. Of a job without a plan, those with rows are known."""
+    plan = _read_plan(output)
+    known = {path for _, done, _ in _shards(output) for path in done} if plan is None else plan
+    missing = sorted(known.difference(paths))
+    new = [] if plan is None else [path for path in paths if path not in plan]
+    said = (
+        [f"not among the paths given: {len(missing)} of its {len(known)} photos, first {missing[0]}"] if missing else []
+    )
+    said += [f"new among them: {len(new)} photos, first {new[0]}"] if new else []
+    if said:
+        raise DataError(
+            f"{output} holds a job of other photos; {'; '.join(said)}; give the same paths, or add --extend: new "
+            f"photos are then added, and the rows of those no longer given stay"
+        )
+
+
+def _read_plan(output: Path) -> set[str] | None:
+    """The paths of the job's photos; None where they were not written down."""
+    path = output / PLAN_FILE
+    if not path.exists():
+        return None
+    _, parquet = import_pyarrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            batches = file.iter_batches(columns=["path"], use_threads=False)
+            return {name for batch in batches for name in batch.column(0).to_pylist()}
+    except Exception as error:  # pyarrow raises errors of many kinds for a broken file
+        raise DataError(f"{path} is damaged: {error}. Delete it: it is written again, from the paths given") from error
+
+
+def _write_plan(output: Path, paths: list[str]) -> None:
+    """If it is not there already: so a job that is resumed with the same photos keeps its file."""
+    if _read_plan(output) == set(paths):
+        return
+    pa, parquet = import_pyarrow()
+    schema = pa.schema({"path": pa.string()})
+    with (
+        _writing(output),
+        whole_file(output / PLAN_FILE, durable=True) as temporary,
+        parquet.ParquetWriter(str(temporary), schema) as writer,
+    ):
+        for start in range(0, len(paths), _PLAN_BATCH):
+            writer.write_batch(pa.record_batch([pa.array(paths[start : start + _PLAN_BATCH], pa.string())], schema))
 
 
 def _shard_numbers(output: Path) -> list[int]:
@@ -442,6 +548,21 @@ def _shards(output: Path) -> Iterator[tuple[int, list[str], Summary]]:
                 f"shard {number} of {output} is damaged: it has {faces} of {wanted} rows of faces. {_again(path)}"
             )
         yield number, rows["path"], Summary(len(status), faces, status.count("none"), status.count("error"))
+
+
+def _drop_errors(output: Path, number: int) -> list[str]:
+    """Take the photos that could not be read out of a finished shard. Returns the paths of those that stay in it."""
+    _, parquet = import_pyarrow()
+    path = _files_part(output, number)
+    with parquet.ParquetFile(path) as file:
+        rows = [tuple(row.values()) for row in file.read(use_threads=False).to_pylist()]
+    kept = [row for row in rows if row[1] != "error"]
+    if kept:
+        _write_files(output, number, kept)
+    else:
+        with _writing(output):
+            _remove_shard(output, number)
+    return [row[0] for row in kept]
 
 
 def _again(path: Path) -> str:
@@ -553,19 +674,59 @@ def run_job(
     *,
     shard_rows: int = SHARD_ROWS,
     resume: bool = False,
+    extend: bool = False,
+    retry_errors: bool = False,
     batch_size: int = 32,
     progress: Callable[[FileResult, int, int], None] | None = None,
 ) -> Summary:
     """Embed the faces of any number of photos into a folder of Parquet tables, one shard after the other.
 
-    `sources`: see `fergeneral.sources.list_photos`. `resume`: go on with a job that was cut off; photos that stand in
-    its tables, also as unreadable, are not read again. `progress(result, done, total)` is called for each photo that is
-    read. Returns the totals of the whole job. KeyboardInterrupt (Ctrl-C) comes through after the photos done so far are
-    written. Raises what `Job.open`, `write_shard` and `extract_shard` raise; finished shards stay.
+    Parameters
+    ----------
+    extractor : ExpressionExtractor
+        Its weights and detector are those of the whole job.
+    sources : iterable of Source
+        The photos: see `fergeneral.sources.list_photos`.
+    output : path
+        The folder, made if need be.
+    shard_rows : int, default 10000
+        Photos in a shard.
+    resume : bool, default False
+        Continue the job in the folder, if there is one. Photos that have their row there, also as unreadable, are not
+        read again.
+    extend : bool, default False
+        With `resume`: accept other photos than those that the job began with. New ones are added; of those no longer
+        given, the rows that are there stay.
+    retry_errors : bool, default False
+        With `resume`: read the photos again that could not be read. Their new rows take the place of the old.
+    batch_size : int, default 32
+        As for `ExpressionExtractor.extract_many`.
+    progress : callable, optional
+        `progress(result, done, total)` is called for each photo that is read.
+
+    Returns
+    -------
+    Summary
+        The totals of the whole job.
+
+    Raises
+    ------
+    DataError, MissingExtraError
+        As `Job.open`, `write_shard` and `extract_shard` do; finished shards stay.
+    KeyboardInterrupt
+        After Ctrl-C, when the photos done so far are written.
     """
     listed = list(sources)
     size = extractor.config.embedding_size
-    with Job.of(extractor, output, shard_rows=shard_rows, resume=resume) as job:
+    with Job.of(
+        extractor,
+        output,
+        listed,
+        shard_rows=shard_rows,
+        resume=resume,
+        extend=extend,
+        retry_errors=retry_errors,
+    ) as job:
         shards = list(job.shards(listed))
         pending = sum(len(chunk) for _, chunk in shards)
         counted = _Counted(len(listed) - pending, len(listed), progress)

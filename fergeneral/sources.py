@@ -13,6 +13,7 @@ import functools
 import io
 import itertools
 import os
+import re
 import sys
 import tarfile
 import threading
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:/")  # one slash: pathlib makes one of two
 _COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
 
 
@@ -225,15 +227,39 @@ def list_photos(
     Raises
     ------
     DataError
-        For a folder that cannot be listed, a compressed archive, a table without such a column and a dataset that has
-        no rows by number.
+        For paths that are not there (naming them all) and URLs, a folder that cannot be listed, a compressed archive, a
+        table without such a column and a dataset that has no rows by number.
     MissingExtraError
         For a .parquet file without pyarrow.
     """
     if _is_of_datasets(paths):
         return list(_dataset_rows(paths, column))
-    given = [paths] if isinstance(paths, (str, Path)) else paths
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    check_paths(given)
     return [source for path in given for source in _inside(str(Path(path)), recursive, column, on_skip or _ignore)]
+
+
+def check_paths(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise DataError that names the paths where no file or folder is; the first 20, where there are more."""
+    missing = [_valid(os.fspath(path)) for path in paths if not _is_there(os.fspath(path))]
+    urls = [path for path in missing if _URL.match(path)]
+    if urls:
+        raise DataError(f"{urls[0]} is a URL; nothing is downloaded: save the file, then pass its path")
+    if "" in missing:
+        raise DataError("one of the paths is empty, as that of an unset variable is; '.' is the present folder")
+    if missing:
+        more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
+        raise DataError(f"no such file or folder: {', '.join(missing[:20])}{more}")
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL byte in it
+        return False
+    except OSError:  # it may be; whoever reads it will tell what is wrong
+        return True
+    return True
 
 
 def _ignore(path: str) -> None:

@@ -41,6 +41,24 @@ def whole_file(target: Path, *, durable: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_target(path: Path) -> None:
+    """Raise DataError unless a file can be at `path`: it is no folder, and the folder it is to be in is there."""
+    if path.is_dir():
+        raise DataError(f"{path} cannot be written: it is a folder; name a file")
+    if not path.parent.is_dir():
+        wrong = "is not a folder" if path.parent.exists() else "does not exist"
+        raise DataError(f"{path} cannot be written: its folder {path.parent} {wrong}")
+
+
+def check_table(path: Path) -> None:
+    """Raise DataError unless `path` is the name of a table that can be written, MissingExtraError without pyarrow."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{path} must end in one of {', '.join(SUFFIXES)}")
+    check_target(path)
+    if path.suffix.lower() == ".parquet":
+        import_pyarrow()
+
+
 def read_weights(path: Path, most: int) -> bytes:
     """The bytes of a file of weights or of their configuration, at most `most`.
 
@@ -101,11 +119,8 @@ class FaceTable:
         self._rows: list[FaceRow] = []
         self._writing = threading.Lock()
         self._stack = ExitStack()
+        check_table(self.target)
         suffix = self.target.suffix.lower()
-        if suffix not in SUFFIXES:
-            raise DataError(f"{self.target} must end in one of {', '.join(SUFFIXES)}")
-        if self.target.is_dir() or not self.target.parent.is_dir():
-            raise DataError(f"{self.target} cannot be written: it is a folder, or its folder does not exist")
         self._open = {".parquet": self._open_parquet, ".csv": self._open_csv, ".npz": self._open_npz}[suffix]
 
     def __enter__(self) -> FaceTable:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fergeneral.encoder import EncoderConfig
-from fergeneral.errors import DataError, ImageError, MissingExtraError
+from fergeneral.errors import DataError, ImageError, MissingExtraError, positive_integer
 from fergeneral.extractor import ExpressionExtractor, shared_extractor
 from fergeneral.types import Detector, Face
 
@@ -126,8 +126,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(f"batch_size must be a positive whole number, got {self.batch_size!r}")
+        positive_integer(self.batch_size, "batch_size")
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -2,6 +2,7 @@
 
 kills MODEL PHOTOS ROOT    50 jobs, each killed with SIGKILL at random moments until a run comes to its end
 crashes PHOTOS ROOT        a job for every place before and after a step in the file system, ended there and resumed
+retries PHOTOS ROOT        the same for a finished job that reads its unreadable photos again, which are mended now
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -24,7 +26,7 @@ from PIL import Image
 
 from fergeneral.errors import ImageError
 from fergeneral.images import load_image
-from fergeneral.jobs import Summary, run_job
+from fergeneral.jobs import Summary, _shards, run_job
 from fergeneral.sources import list_photos
 from fergeneral.types import Detection, Face
 
@@ -193,7 +195,33 @@ def crashes(photos: Path, root: Path) -> dict[str, Any]:
     return {"places": place}
 
 
+def retries(photos: Path, root: Path) -> dict[str, Any]:
+    def run(output: Path, place: int) -> bool:
+        def work() -> None:
+            _end_at(place)
+            job(PlainExtractor(), photos, output, resume=True, retry_errors=True)
+
+        return _ended_well(_child(work))
+
+    job(PlainExtractor(), photos, root / "before")
+    good = next(path for path in sorted(photos.iterdir()) if path.stat().st_size > 8)
+    for path in photos.iterdir():
+        if path.stat().st_size == 8:  # as draw_photos breaks them
+            shutil.copy(good, path)
+    never = 10**6
+    for place in range(never):
+        output = root / f"ended-{place}"
+        shutil.copytree(root / "before", output)
+        ended_well = run(output, place)
+        paths = [path for _, paths, _ in _shards(output) for path in paths]  # raises if faces and files do not agree
+        assert len(set(paths)) == len(paths)
+        assert run(output, never)
+        if ended_well:
+            return {"places": place}
+    raise AssertionError
+
+
 if __name__ == "__main__":
     os.fsync = lambda _: None  # what a killed process wrote is not lost, synced or not: this saves half the time
     mode, *folders = sys.argv[1:]
-    print(json.dumps({"kills": kills, "crashes": crashes}[mode](*map(Path, folders))))
+    print(json.dumps({"kills": kills, "crashes": crashes, "retries": retries}[mode](*map(Path, folders))))

@@ -36,7 +36,7 @@ def test_rows_crops_and_pictures(folder: Path, tmp_path: Path, extractor: Expres
     assert {crop.size for crop in crops} == {(size, size)}
     # A saved crop embeds as the face it was cut from.
     assert extractor.encode(crops) == pytest.approx(rows["embedding"], abs=1e-4)
-    assert {file.name for file in (tmp_path / "drawn").iterdir()} == {"a.png", "a-2.png", "none.png"}
+    assert {file.name for file in (tmp_path / "drawn").iterdir()} == {"a.png", "a-2.jpg", "none.png"}
     drawn, photo = Image.open(tmp_path / "drawn" / "a.png"), Image.open(folder / "a.png").convert("RGB")
     changed = (np.asarray(drawn) != np.asarray(photo)).any(axis=2)
     left, top, right, bottom = rows["box"][0].round().astype(int)
@@ -52,13 +52,14 @@ def test_unreadable_files_are_reported_counted_and_skipped(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "broken.jpg").write_bytes(b"nothing")
-    arguments = ["extract", str(folder), "/no/such.jpg", "--device", "cpu", "-o", str(tmp_path / "o.csv")]
+    (folder / "empty.jpg").write_bytes(b"")
+    arguments = ["extract", str(folder), "--device", "cpu", "-o", str(tmp_path / "o.csv")]
     assert main(arguments) == 1
     assert read_table(tmp_path / "o.csv")["path"].tolist() == [str(folder / "a.png")]
     err = capsys.readouterr().err
     assert "broken.jpg is not an image" in err
-    assert "/no/such.jpg: no such file" in err
-    assert "1 face in 2 photos, 2 unreadable" in err
+    assert "empty.jpg is empty" in err
+    assert "1 face in 2 photos, 1 without a face, 2 unreadable" in err
 
 
 def test_a_table_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,27 +70,28 @@ def test_a_table_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "status", "message"),
     [
-        (["extract", "EMPTY"], "no photos in"),
-        (["extract", "PHOTO", "-o", "a.txt"], "must end in one of"),
-        (["extract", "PHOTO", "-o", "/no/folder/a.csv"], "does not exist"),
-        (["extract", "PHOTO", "--device", "gpu"], "not known"),
-        (["extract", "PHOTO", "--model", "no-model"], "neither a folder"),
-        (["extract", "PHOTO", "--draw", "PHOTO"], "cannot be made"),
-        (["probe", "--train", "EMPTY", "--test", "EMPTY"], "no labelled images"),
-        (["evaluate", "EMPTY", "-o", "EMPTY/out"], "no labelled images"),
-        (["evaluate", "/no/such/set", "-o", "EMPTY/out"], "/no/such/set: no such folder"),
-        (["evaluate", "EMPTY", "-o", "PHOTO/out"], "cannot be made"),
+        (["extract", "EMPTY"], 2, "no photos in"),
+        (["extract", "PHOTO", "-o", "a.txt"], 2, "must end in one of"),
+        (["extract", "PHOTO", "-o", "/no/folder/a.csv"], 2, "does not exist"),
+        (["extract", "PHOTO", "--device", "cuda:99"], 1, "not available here"),
+        (["extract", "PHOTO", "--model", "no-model"], 1, "neither a folder"),
+        (["extract", "PHOTO", "--draw", "PHOTO"], 2, "cannot be made"),
+        (["probe", "--train", "EMPTY", "--test", "EMPTY"], 1, "no labelled images"),
+        (["evaluate", "EMPTY", "-o", "OUT"], 1, "no labelled images"),
+        (["evaluate", "/no/such/set", "-o", "OUT"], 2, "no such file or folder: /no/such/set"),
+        (["evaluate", "EMPTY", "-o", "PHOTO/out"], 2, "cannot be made"),
     ],
 )
 def test_errors_are_one_line(
-    arguments: list[str], message: str, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], status: int, message: str, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"EMPTY": str(tmp_path), "PHOTO": str(photos / "astronaut.png")}
+    (tmp_path / "empty").mkdir()
+    places = {"EMPTY": tmp_path / "empty", "PHOTO": photos / "astronaut.png", "OUT": tmp_path / "out"}
     for place, path in places.items():
-        arguments = [argument.replace(place, path) for argument in arguments]
-    assert main(arguments) == 1
+        arguments = [argument.replace(place, str(path)) for argument in arguments]
+    assert main(arguments) == status
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert message in err
@@ -97,7 +99,15 @@ def test_errors_are_one_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["extract"], ["extract", "a.jpg", "--batch-size", "0"], ["evaluate", "a"], ["nonsense"]]
+    "arguments",
+    [
+        [],
+        ["extract"],
+        ["extract", "a.jpg", "--batch-size", "0"],
+        ["extract", "a.jpg", "--device", "gpu"],
+        ["evaluate", "a"],
+        ["nonsense"],
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:

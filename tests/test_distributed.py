@@ -29,7 +29,7 @@ from fergeneral import DataError, ExpressionExtractor
 from fergeneral import distributed as module
 from fergeneral.cli import main
 from fergeneral.distributed import extract_dataset
-from fergeneral.jobs import FileResult, Summary, run_job
+from fergeneral.jobs import FileResult, Job, Summary, run_job
 from fergeneral.sources import Source, list_photos
 from fergeneral.storage import read_table
 
@@ -127,7 +127,14 @@ def test_the_shard_of_a_killed_worker_is_made_again(
     assert seen[-1] == (13, 13)
     assert found == expected
     assert_same_rows(tmp_path / "one", tmp_path / "out")
-    assert sorted(os.listdir(tmp_path / "out")) == [".lock", ".reserved", "faces", "files", "manifest.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        ".lock",
+        ".reserved",
+        "faces",
+        "files",
+        "manifest.json",
+        "plan.parquet",
+    ]
     manifests = [(tmp_path / name / "manifest.json").read_text() for name in ("one", "out")]
     assert manifests[0] == manifests[1]
 
@@ -154,10 +161,10 @@ def test_a_killed_driver_and_resume(
     wait_for(lambda: not Path(f"/proc/{worker}").exists())  # Ray ends the workers of a driver that is gone
     parts = tmp_path / "out" / "files"
     before = {path: path.stat().st_mtime_ns for path in parts.iterdir()}
-    assert main(on_ray) == 1
+    assert main(on_ray) == 2
     assert "--resume" in capsys.readouterr().err
     assert main([*on_ray, "--resume"]) == 1
-    assert "13 faces in 14 photos, 2 unreadable" in capsys.readouterr().err
+    assert "13 faces in 14 photos, 1 without a face, 2 unreadable" in capsys.readouterr().err
     assert_same_rows(tmp_path / "one", tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for path in before} == before  # not made again
     made = sorted(int(path.stem[5:]) for path in parts.iterdir() if path not in before)
@@ -180,10 +187,27 @@ def test_what_is_no_fault_of_a_photo_ends_the_job(
     assert not (tmp_path / "gpu").exists()
 
 
+def test_failed_photos_and_other_paths(cluster: str, folder: Path, random_folder: Path, tmp_path: Path) -> None:
+    options = {"model": random_folder, "shard_rows": 5, "num_workers": np.int64(1)}
+    assert extract_dataset(folder, tmp_path / "out", **options) == Summary(10, 8, 1, 1)
+    shutil.copy(folder / "0.png", folder / "9.png")
+    found = extract_dataset(folder, tmp_path / "out", resume=True, retry_errors=True, **options)
+    assert found == Summary(10, 9, 1, 0)
+    extractor = ExpressionExtractor.from_pretrained(random_folder, device="cpu")
+    run_job(extractor, list_photos(folder), tmp_path / "one", shard_rows=5)
+    assert_same_rows(tmp_path / "one", tmp_path / "out")
+    (folder / "0.png").rename(folder / "new.png")
+    with pytest.raises(
+        DataError, match=r"1 of its 10 photos, first .*0\.png; new among them: 1 photos, first .*new\.png"
+    ):
+        extract_dataset(folder, tmp_path / "out", resume=True, **options)
+    assert extract_dataset(folder, tmp_path / "out", resume=True, extend=True, **options) == Summary(11, 10, 1, 0)
+
+
 @pytest.fixture
 def plan(cluster: str, random_folder: Path, tmp_path: Path) -> Iterator[module._Plan]:
     extractor = ExpressionExtractor.from_pretrained(random_folder, device="cpu")
-    with module._open(extractor, tmp_path / "out", 10, False) as job:
+    with Job.of(extractor, tmp_path / "out", [], shard_rows=10, resume=False) as job:
         weights = extractor.config.weights_sha256
         yield module._Plan(
             str(tmp_path / "out"), job.run, os.getcwd(), random_folder, None, weights, None, "cpu", 32, 10
@@ -264,5 +288,5 @@ def test_options_that_do_not_go_together(
     arguments: list[str], message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [argument.replace("OUT", str(tmp_path / "out")) for argument in arguments]
-    assert main(["extract", str(folder), *arguments]) == 1
+    assert main(["extract", str(folder), *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -100,10 +100,10 @@ def test_the_command(
 
     (tmp_path / "empty").mkdir()
     for arguments, message in (
-        ([str(tmp_path / "no" / "e.onnx")], "its folder does not exist"),
+        ([str(tmp_path / "no" / "e.onnx")], f"its folder {tmp_path / 'no'} does not exist"),
         ([str(tmp_path / "f.onnx"), "--crops", str(tmp_path / "empty")], "no images in"),
     ):
-        assert main([*command, *arguments]) == 1
+        assert main([*command, *arguments]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "f.onnx").exists()
 

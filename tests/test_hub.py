@@ -419,7 +419,7 @@ def test_the_command_writes_a_card_with_the_training_record_of_the_folder(
     assert (folder / "pictures" / "tilted.png").is_file()
     # The card can be written again, with notes that lie in the folder itself.
     shutil.copy(notes, folder / "notes.md")
-    assert main(["card", str(folder), "--notes", str(folder / "notes.md")]) == 0
+    assert main(["card", str(folder), "--notes", str(folder / "notes.md"), "--overwrite"]) == 0
     assert (folder / "pictures" / "tilted.png").read_bytes() == b"a picture"
 
 

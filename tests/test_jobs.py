@@ -109,6 +109,7 @@ def test_the_layout_and_the_manifest(drawn: Path, out: Path) -> None:
         "faces/part-000002.parquet",
         *(f"files/part-00000{i}.parquet" for i in range(3)),
         "manifest.json",
+        "plan.parquet",
     ]
     assert [len(pd.read_parquet(part)) for part in face_parts(out)] == [3, 4, 4, 3, 3]
     assert json.loads((out / "manifest.json").read_text()) == {
@@ -162,12 +163,13 @@ def test_resuming_reads_nothing_twice_and_takes_what_is_new(drawn: Path, out: Pa
     assert content(out) == before
     draw_photos(drawn / "more", [2, 0, 1])
     sources = list_photos([drawn, drawn / "more", drawn / "more" / ".." / "more", drawn / "more" / "0000.png"])
-    totals = run_job(third, sources, out, shard_rows=4, resume=True)
+    totals = run_job(third, sources, out, shard_rows=4, resume=True, extend=True)
     assert totals == Summary(16, 23, 4, 2)  # "more/../more" is another path, and so other photos
     assert (first.seen, second.seen, third.seen) == (10, 0, 6)
     assert len({row[0] for row in files_table(out)}) == 16
     after = content(out)
-    assert {name: after[name] for name in before if name != "manifest.json"}.items() <= before.items()
+    changed = {"manifest.json", "plan.parquet"}
+    assert {name: after[name] for name in before if name not in changed}.items() <= before.items()
 
 
 def test_progress_counts_what_was_done_before(drawn: Path, out: Path) -> None:
@@ -177,7 +179,7 @@ def test_progress_counts_what_was_done_before(drawn: Path, out: Path) -> None:
         calls.append((Path(result.path).name, done, total))
 
     run_job(PlainExtractor(), list_photos([drawn])[:7], out, progress=note)
-    run_job(PlainExtractor(), list_photos([drawn]), out, resume=True, progress=note)
+    run_job(PlainExtractor(), list_photos([drawn]), out, resume=True, extend=True, progress=note)
     assert calls == [(f"{i:04d}.png", i + 1, 7 if i < 7 else 10) for i in range(10)]
 
 
@@ -249,12 +251,12 @@ def test_ctrl_c_ends_at_once_and_keeps_what_is_done(
     finally:
         running.kill()
     assert running.returncode == 130
-    assert err.splitlines()[-1] == f"interrupted; what is done is kept in {out}/: go on by --resume"
+    assert err.splitlines()[-1] == f"interrupted; what is done is kept in {out}/: resume with --resume"
     assert "Traceback" not in err
     done = files_table(out)
     assert 20 <= len(done) < 400
     assert main([*arguments, "--resume"]) == 0
-    assert "0 faces in 400 photos, 0 unreadable" in capsys.readouterr().err
+    assert "0 faces in 400 photos, 400 without a face, 0 unreadable" in capsys.readouterr().err
     rows = files_table(out)
     assert rows[: len(done)] == done
     assert len({row[0] for row in rows}) == len(rows) == 400
@@ -290,6 +292,7 @@ def test_a_disk_that_takes_no_more(tmp_path: Path, out: Path) -> None:
     assert sorted(content(out)) == [
         *(f"{kind}/part-00000{i}.parquet" for kind in ("faces", "files") for i in (0, 1)),
         "manifest.json",
+        "plan.parquet",
     ]
     assert len(read_table(out)["path"]) == 2
     job(PlainExtractor(size=4096), photos, out, resume=True)
@@ -385,7 +388,7 @@ def opened(output: Path, **changes: Any) -> Job:
         ({"options": {"detector": "mtcnn", "more": 1}}, "more is None there, 1 now"),
         ({"options": {}}, "detector is 'mtcnn' there, None now"),
         ({"shard_rows": 5}, "shard_rows is 10000 there, 5 now"),
-        ({"resume": False}, "holds a job already: go on with it by --resume"),
+        ({"resume": False}, "holds a job already: resume it with --resume"),
     ],
 )
 def test_another_job_in_the_folder_is_refused(changes: dict[str, Any], message: str, out: Path) -> None:
@@ -429,7 +432,7 @@ def manifest(**changes: Any) -> bytes:
         (b"{}", "is not the manifest of a job"),
         (manifest(more=1), "is not the manifest of a job"),
         (manifest(format_version="1"), "is not the manifest of a job"),
-        (manifest(format_version=2), r"of a newer format \(2; this package knows 1\): type  pip install --upgrade"),
+        (manifest(format_version=2), r"of a newer format \(2; this package knows 1\): run: pip install --upgrade"),
         (manifest(options=[]), "options is"),
         (manifest(embedding_size="8"), "embedding_size is '8'"),
         (manifest(totals={"cats": 1}), "totals is"),
@@ -588,13 +591,13 @@ def test_the_command(
     assert main(arguments) == 1  # for two photos are unreadable
     err = capsys.readouterr().err
     assert err.count("skipped: ") == 2
-    assert "0 faces in 8 photos, 2 unreadable" in err
+    assert "0 faces in 8 photos, 8 without a face, 2 unreadable" in err
 
     def not_now(*_: object, **__: object) -> None:
         raise AssertionError("the weights must not be loaded for this")
 
     assert main([*arguments, "--resume"]) == 1
-    assert capsys.readouterr().err == "0 faces in 8 photos, 2 unreadable\n"
+    assert capsys.readouterr().err == "0 faces in 8 photos, 8 without a face, 2 unreadable\n"
     monkeypatch.setattr(ExpressionExtractor, "from_pretrained", not_now)
     for more, message in (
         ([], "holds a job already"),
@@ -604,7 +607,7 @@ def test_the_command(
         (["-o", str(out / "a.csv"), "--resume"], "want a folder to write to"),
         (["-o", str(out / "a.parquet"), "--shard-rows", "9"], "want a folder to write to"),
     ):
-        assert main([*arguments, *more]) == 1
+        assert main([*arguments, *more]) == 2
         err = capsys.readouterr().err
         assert err.startswith("error: ")
         assert message in err

@@ -333,7 +333,9 @@ def test_ctrl_c_keeps_the_rows_of_a_table(random_folder: Path, photos: Path, tmp
     table, crops = tmp_path / "faces.parquet", tmp_path / "crops"
     table.write_text("of an earlier run")
     command = ["extract", str(tmp_path / "in"), "--device", "cpu", "--model", str(random_folder), "-o", str(table)]
-    process = start(["-c", f"{CLI}; sys.exit(main())", *command, "--save-crops", str(crops), "--batch-size", "2"])
+    process = start(
+        ["-c", f"{CLI}; sys.exit(main())", *command, "--save-crops", str(crops), "--batch-size", "2", "--overwrite"]
+    )
     while not (crops / "0003_0.png").exists() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

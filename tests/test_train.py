@@ -421,7 +421,7 @@ def test_control_c_saves(faces_folder: Path, tmp_path: Path) -> None:
     with process.stderr:
         rest = process.stderr.read()
     assert process.wait(timeout=120) == 130, rest
-    assert "go on with --resume" in rest
+    assert "resume with --resume" in rest
     read = load_training_set(data, RECIPES["crs-cont-cpu"], show_progress=False)
     run = loop.Trainer(RECIPES["crs-cont-cpu"], read, tmp_path, Processes("cpu"))
     run.run.load(tmp_path / "out" / "checkpoint.safetensors")
@@ -430,10 +430,17 @@ def test_control_c_saves(faces_folder: Path, tmp_path: Path) -> None:
 
 def test_errors_of_the_command_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--recipe", "crs-cont-cpu", "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
-    assert main(["--recipe", "nope", "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
-    assert all(line.startswith("error: ") for line in lines)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    for wrong, message in (
+        (["--recipe", "nope"], "invalid choice: 'nope'"),
+        (["--data", str(tmp_path / "nowhere")], "there is no folder"),
+        (["--minutes", "soon"], "must be a number more than 0, got 'soon'"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["--recipe", "crs-cont-cpu", "--data", str(tmp_path), "--out", str(tmp_path / "out"), *wrong])
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err
 
 
 # Batch statistics differ between a half and a whole batch, and SyncBatchNorm is for CUDA only; so the network of this

@@ -27,6 +27,7 @@ from fergeneral.evaluate.inputs import LabelledSet, System, embed_system, open_s
 from fergeneral.evaluate.sections import SECTIONS, Run, robustness_section
 from fergeneral.evaluate.tables import markdown
 from fergeneral.extractor import ExpressionExtractor
+from fergeneral.outputs import check_folder
 from fergeneral.storage import whole_file
 from fergeneral.types import Detector
 
@@ -60,10 +61,12 @@ def evaluate(
     # Not above, so that the rest does without matplotlib; first, so that its lack is told before hours of work.
     from fergeneral.evaluate.figures import draw_all
 
-    folder, stages = _made(out), _Stages(len(SECTIONS) + 3 + robustness)
+    check_folder(Path(out))
+    stages = _Stages(len(SECTIONS) + 3 + robustness)
     with stages.of("data"):
         sets = open_sets(data)
         others = [] if peers is None else read_peers(peers, sets)
+        folder = _made(out)
         store = EmbeddingCache(cache)
     with stages.of("embeddings"):
         own = [embed_system(extractor.encoder, sets, store) for extractor in (model, *against)]

@@ -16,9 +16,13 @@ from fergeneral.train.loop import train
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and train. Returns the exit code: 130 after Ctrl-C, 1 after an error."""
     parser = argparse.ArgumentParser(
-        prog="python -m fergeneral.train", description="Pretrain an expression encoder (CRS-CONT)."
+        prog="python -m fergeneral.train",
+        description="Pretrain an expression encoder (CRS-CONT).",
+        epilog="exit status: 0 success; 1 training failed; 2 wrong usage; 130 interrupted by Ctrl-C",
     )
-    parser.add_argument("--recipe", required=True, metavar="NAME", help=f"one of: {', '.join(RECIPES)}")
+    parser.add_argument(
+        "--recipe", required=True, metavar="NAME", choices=RECIPES, help=f"one of: {', '.join(RECIPES)}"
+    )
     parser.add_argument("--data", required=True, metavar="DIR", help="folder that holds the recipe's data sets")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for checkpoint, logs and the encoder")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
@@ -32,9 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="how often one is written (default: 2)",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in --out, if there is one; else start"
+        "--resume", action="store_true", help="continue from the last checkpoint in --out, if there is one; else start"
     )
     options = parser.parse_args(arguments)
+    if not os.path.isdir(options.data):
+        parser.error(f"argument --data: there is no folder {options.data}")
     try:
         done = train(
             find_recipe(options.recipe),
@@ -51,16 +57,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     end = f"wrote the encoder to {done}"
     if done is None:
-        end = f"stopped before the end; a checkpoint is in {options.out}, go on with --resume"
+        end = f"stopped before the end; a checkpoint is in {options.out}: resume with --resume"
     if os.environ.get("RANK", "0") == "0":  # the first process under torchrun, or the only one
         print(end, file=sys.stderr)
     return 0 if done or options.stop_after else 130
 
 
 def _minutes(text: str) -> float:
-    value = float(text)
+    """More than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not value > 0:
-        raise argparse.ArgumentTypeError("must be more than 0")
+        raise argparse.ArgumentTypeError(f"must be a number more than 0, got {text!r}")
     return value
 
 
