@@ -440,16 +440,18 @@ def _list(options: argparse.Namespace) -> list[Source]:
         column=options.column,
         on_skip=lambda path: skipped.update([Path(path).suffix.lower() or "no suffix"]),
     )
-    if skipped:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
-        say(f"{_count(skipped.total(), 'file')} left out, not images by their suffix: {kinds}")
     if all(map(_is_video, options.paths)) or (not photos and any(_videos(options.paths, options.recursive))):
         raise DataError(f"no photos in {', '.join(options.paths)}, but videos: use fergeneral video")
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
+    left_out = f"{_count(skipped.total(), 'file')} left out, not images by their suffix: {kinds}"
     if not photos:
+        why = f" ({left_out})" if skipped else ""
         raise DataError(
-            f"no photos in {', '.join(options.paths)}; --recursive also looks into folders inside; .tar and .parquet "
+            f"no photos in {', '.join(options.paths)}{why}; --recursive also looks into folders inside; .tar and .parquet "
             f"files are named one by one (FOLDER/*.tar)"
         )
+    if skipped:
+        say(left_out)
     return photos
 
 

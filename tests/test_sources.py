@@ -290,4 +290,4 @@ def test_archives_and_tables_on_the_command_line(tmp_path: Path, random_folder: 
     arguments = ["extract", str(tar), str(table), "--column", "photo", "--model", str(random_folder), "--device", "cpu"]
     assert main([*arguments, "-o", str(tmp_path / "o.npz"), "--draw", str(tmp_path / "drawn")]) == 1  # b.png is empty
     assert read_table(tmp_path / "o.npz")["path"].tolist() == [f"{tar}/a.png", f"{table}#1"]
-    assert sorted(os.listdir(tmp_path / "drawn")) == ["a.png", "p_0.png", "p_1.png"]
+    assert sorted(os.listdir(tmp_path / "drawn")) == ["a.png", "p_0.jpg", "p_1.jpg"]
