@@ -447,8 +447,8 @@ def _list(options: argparse.Namespace) -> list[Source]:
     if not photos:
         why = f" ({left_out})" if skipped else ""
         raise DataError(
-            f"no photos in {', '.join(options.paths)}{why}; --recursive also looks into folders inside; .tar and .parquet "
-            f"files are named one by one (FOLDER/*.tar)"
+            f"no photos in {', '.join(options.paths)}{why}; --recursive also looks into folders inside; .tar and "
+            f".parquet files are named one by one (FOLDER/*.tar)"
         )
     if skipped:
         say(left_out)
