@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+import reprlib
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Detection:
     """A face found in an image, in pixels of that image, upright; (0, 0) is its top left corner.
 
@@ -28,16 +29,50 @@ class Detection:
         left, top, right, bottom = self.box.tolist()
         return float(max(0.0, right - left) * max(0.0, bottom - top))
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain lists, numbers and strings, ready for `json.dumps`.
 
-@dataclasses.dataclass(frozen=True, eq=False)
+        Returns
+        -------
+        dict
+            `box`: [left, top, right, bottom] in pixels. `landmarks`: five [x, y] in pixels. `score`: 0..1. A float32
+            is given by the shortest decimal that stands for it (0.3, not 0.30000001192092896), so that
+            `np.array(d["box"], dtype=np.float32)` is the array again, exactly.
+        """
+        return {"box": _plain(self.box), "landmarks": _plain(self.landmarks), "score": float(self.score)}
+
+    def __repr__(self) -> str:
+        """All fields, with the shape and type of a long array instead of its numbers."""
+        fields = (f"{field.name}={_short(getattr(self, field.name))}" for field in dataclasses.fields(self))
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Face(Detection):
     """A detection with its expression embedding: `embedding` (D,) float32, from the weights named `model_id`."""
 
     embedding: np.ndarray
     model_id: str
 
+    def to_dict(self, *, embedding: bool = True) -> dict[str, Any]:
+        """The fields as plain lists, numbers and strings, ready for `json.dumps`.
 
-@dataclasses.dataclass(frozen=True, eq=False)
+        Parameters
+        ----------
+        embedding : bool, default True
+            Whether the embedding is among them: 512 numbers, some 5 kB of JSON.
+
+        Returns
+        -------
+        dict
+            `box`, `landmarks` and `score` as in `Detection.to_dict`; `embedding`: D numbers, of which
+            `np.array(d["embedding"], dtype=np.float32)` makes the array again, exactly; `model_id`: str.
+        """
+        vector = {"embedding": _plain(self.embedding)} if embedding else {}
+        return {**super().to_dict(), **vector, "model_id": self.model_id}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TrackedFace(Face):
     """A face in a video, in pixels of the frame as it is shown: upright, pixels square.
 
@@ -47,6 +82,31 @@ class TrackedFace(Face):
 
     time: float
     track: int
+
+    def to_dict(self, *, embedding: bool = True) -> dict[str, Any]:
+        """As `Face.to_dict`, with `time` (float, in seconds) and `track` (int) as well."""
+        return {**super().to_dict(embedding=embedding), "time": float(self.time), "track": int(self.track)}
+
+
+def _plain(values: Any) -> list[Any]:
+    """An array as nested lists of Python's numbers, float32 by its shortest decimal."""
+    import numpy as np
+
+    array = np.asarray(values)
+    if array.dtype != np.float32:
+        return array.tolist()
+    if array.ndim > 1:
+        return [_plain(row) for row in array]
+    return [float(np.format_float_scientific(value)) for value in array]  # str() obeys np.set_printoptions
+
+
+def _short(value: Any) -> str:
+    """A field as `repr` shows it: up to four numbers by one place, of more their shape and type."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        if value.size > 4:
+            return f"<{value.shape} {value.dtype}>"
+        return str([round(number, 1) if isinstance(number, float) else number for number in value.ravel().tolist()])
+    return str(round(value, 3)) if isinstance(value, float) else reprlib.repr(value)
 
 
 class VideoFrame(NamedTuple):

@@ -1,0 +1,64 @@
+"""What other people's programs hold on to: JSON, repr, submodules, the README's commands, a torch module, tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fergeneral import Detection, ExpressionExtractor, Face, TrackedFace
+
+
+def made_up_face() -> TrackedFace:
+    generator = np.random.default_rng(0)
+    box, landmarks, embedding = (generator.normal(size=shape).astype(np.float32) for shape in (4, (5, 2), 512))
+    return TrackedFace(box, landmarks, 0.75, embedding, "m", 1.5, 3)
+
+
+def test_a_face_goes_through_json_and_comes_back_exactly(extractor: ExpressionExtractor, photos: Path) -> None:
+    (face,) = extractor.extract(photos / "astronaut.png")
+    given = json.loads(json.dumps(face.to_dict(), allow_nan=False))
+    assert list(given) == ["box", "landmarks", "score", "embedding", "model_id"]
+    for name in ("box", "landmarks", "embedding"):
+        back = np.array(given[name], dtype=np.float32)
+        assert back.shape == getattr(face, name).shape
+        assert (back == getattr(face, name)).all()
+    assert (given["score"], given["model_id"]) == (face.score, face.model_id)
+    assert "embedding" not in face.to_dict(embedding=False)
+    assert len(json.dumps(face.to_dict(embedding=False))) < 400
+
+
+def test_detections_and_tracked_faces_have_their_own_fields() -> None:
+    face = made_up_face()
+    detection = Detection(face.box, face.landmarks, face.score).to_dict()
+    assert list(detection) == ["box", "landmarks", "score"]
+    assert np.shape(detection["landmarks"]) == (5, 2)
+    tracked = face.to_dict()
+    assert list(tracked) == [*detection, "embedding", "model_id", "time", "track"]
+    assert (tracked["time"], tracked["track"]) == (1.5, 3)
+    assert json.loads(json.dumps(tracked)) == tracked
+
+
+def test_float32_is_given_by_its_shortest_decimal_whatever_numpy_prints() -> None:
+    numbers = np.array([0.3, 1 / 3, 1e-45, 3.4e38, 123456.7], dtype=np.float32)
+    with np.printoptions(precision=2, legacy="1.13"):
+        given = Face(np.zeros(4), [], np.float32(0.5), numbers, "m").to_dict()  # type: ignore[arg-type]
+    assert given["embedding"] == [0.3, 0.33333334, 1e-45, 3.4e38, 123456.7]
+    assert type(given["score"]) is float
+
+
+@pytest.mark.parametrize(
+    ("face", "shown"),
+    [
+        (
+            made_up_face(),
+            "TrackedFace(box=[0.1, -0.1, 0.6, 0.1], landmarks=<(5, 2) float32>, score=0.75, "
+            "embedding=<(512,) float32>, model_id='m', time=1.5, track=3)",
+        ),
+        (Detection([1, 2], None, 0.98765), "Detection(box=[1, 2], landmarks=None, score=0.988)"),  # type: ignore[arg-type]
+    ],
+)
+def test_repr_is_one_short_line(face: Detection, shown: str) -> None:
+    assert repr(face) == shown
