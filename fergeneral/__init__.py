@@ -1,6 +1,6 @@
 """General embeddings of facial expressions: `extract(image)` gives one 512-d vector for every face in a photo.
 
-Importing this package is cheap: a name is loaded from its module when it is first used.
+Importing this package is cheap: a name, or a module such as `fergeneral.jobs`, is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -9,6 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fergeneral import datasets as datasets
+    from fergeneral import distributed as distributed
+    from fergeneral import drawing as drawing
+    from fergeneral import encoder as encoder
+    from fergeneral import errors as errors
+    from fergeneral import evaluate as evaluate
+    from fergeneral import export as export
+    from fergeneral import images as images
+    from fergeneral import int8 as int8
+    from fergeneral import jobs as jobs
+    from fergeneral import sources as sources
+    from fergeneral import storage as storage
+    from fergeneral import train as train
+    from fergeneral import types as types
+    from fergeneral import video as video
     from fergeneral.alignment import align_face
     from fergeneral.errors import (
         DataError,
@@ -55,9 +70,16 @@ _HOME = {
     "list_models": "hub",
     "load_image": "images",
 }
+# That the documentation names; as attributes, so that `import fergeneral` is enough to use them.
+_MODULES = (
+    *("datasets", "distributed", "drawing", "encoder", "errors", "evaluate", "export", "images", "int8", "jobs"),
+    *("sources", "storage", "train", "types", "video"),
+)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"fergeneral.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'fergeneral' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"fergeneral.{_HOME.get(name, 'errors')}"), name)
@@ -66,4 +88,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted([*__all__, *_MODULES, "__version__"])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
+import fergeneral
 from fergeneral import Detection, ExpressionExtractor, Face, TrackedFace
 
 
@@ -62,3 +67,26 @@ def test_float32_is_given_by_its_shortest_decimal_whatever_numpy_prints() -> Non
 )
 def test_repr_is_one_short_line(face: Detection, shown: str) -> None:
     assert repr(face) == shown
+
+
+def test_modules_are_attributes_and_loaded_when_used() -> None:
+    code = (
+        "import sys, fergeneral\n"
+        "listed = dir(fergeneral)\n"
+        "assert not {name for name in sys.modules if name.startswith('fergeneral.')}\n"
+        "for name in fergeneral._MODULES:\n"
+        "    assert name in listed, name\n"
+        "    assert getattr(fergeneral, name).__name__ == f'fergeneral.{name}'\n"
+        "assert fergeneral.jobs.run_job and fergeneral.storage.read_table and fergeneral.distributed.extract_dataset\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "file", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_modules_that_the_documentation_names_are_attributes(file: Path) -> None:
+    for module, name in re.findall(r"\bfergeneral\.([a-z]\w*)(?:\.(\w+))?", file.read_text()):
+        value = getattr(fergeneral, module)
+        assert not name or hasattr(value, name), f"{module}.{name}"
