@@ -277,6 +277,34 @@ class Encoder:
         """The weights by name, float32, as they were before anything was folded."""
         return dict(self._state)
 
+    def torch_module(self) -> torch.nn.Module:
+        """The encoder with its preprocessing as a module of its own, for torch.export, torch.compile and the like.
+
+        Returns
+        -------
+        torch.nn.Module
+            Takes face crops (N, S, S, 3), uint8 RGB, S = `config.crop_size`, any N; gives embeddings (N, D), float32,
+            those of `encode`. On the CPU, frozen, in evaluation mode; it shares no tensor with this encoder.
+
+        Raises
+        ------
+        ModelError
+            For int8-quantized weights, which torch does not run.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionExtractor
+        >>> encoder = ExpressionExtractor.from_pretrained(device="cpu").encoder
+        >>> crops = torch.zeros(2, encoder.config.crop_size, encoder.config.crop_size, 3, dtype=torch.uint8)
+        >>> batch = {0: torch.export.Dim("N")}
+        >>> program = torch.export.export(encoder.torch_module(), (crops,), dynamic_shapes=(batch,))
+        """
+        with torch.device("meta"):
+            network = build_network(self.config.architecture)
+        state = {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
+        network.load_state_dict(state, assign=True)
+        return CropNetwork(network, self.config).eval()
+
     def encode(
         self, crops: Any, *, batch_size: int = 64, show_progress: bool | None = None, normalize: bool = False
     ) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fergeneral.encoder import CropNetwork, Encoder, build_network
+from fergeneral.encoder import Encoder
 from fergeneral.errors import DataError, MissingExtraError, ModelError
 from fergeneral.storage import whole_file
 
@@ -66,10 +66,7 @@ def example_crops(size: int) -> np.ndarray:
 def to_onnx(encoder: Encoder) -> bytes:
     """The ONNX model's bytes. By torch's exporter on TorchScript: the newer one needs two more packages, and torch 2.4
     lacks it."""
-    with torch.device("meta"):
-        network = build_network(encoder.config.architecture)
-    network.load_state_dict({name: tensor.cpu() for name, tensor in encoder.state_dict().items()}, assign=True)
-    module = CropNetwork(network, encoder.config)
+    module = encoder.torch_module()
     example = torch.from_numpy(example_crops(encoder.config.crop_size)[:2])
     older: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
