@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
 _VIDEO_SUFFIXES |= {".wmv", ".flv", ".ogv", ".mxf"}
 
+_LOSSLESS = {".png", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}  # photos that --draw saves as PNG
+_MOST_JPEG = 65_500  # pixels a side, by libjpeg
+
 _MODEL_HELP = "packaged name, folder or Hub repository (default: packaged)"
 
 
@@ -70,7 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("--recursive", action="store_true", help="also look into folders inside folders")
     extract.add_argument("--save-crops", metavar="DIR", help="save every aligned face crop there, as PNG")
     extract.add_argument(
-        "--draw", metavar="DIR", help="save every photo there with boxes, landmarks and scores, as PNG"
+        "--draw",
+        metavar="DIR",
+        help="save every photo there with boxes, landmarks and scores: a PNG, BMP, GIF, TIFF or PPM as PNG, any other "
+        "as JPEG",
     )
     _add_detector_option(extract)
     extract.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="photos at once (default 32)")
@@ -218,7 +224,7 @@ def _extract(options: argparse.Namespace) -> int:
             faces_found += len(faces)
             table.add(photo.path, faces)
             if crops_dir or draw_dir:
-                _save_pictures(photo.read(), faces, names[number], crops_dir, draw_dir, extractor)
+                _save_pictures(photo, faces, names[number], crops_dir, draw_dir, extractor)
     good = len(photos) - len(failures)
     print(_outcome(faces_found, good, len(failures)), file=sys.stderr)
     return 1 if failures else 0
@@ -427,7 +433,7 @@ def _table(output: str | None, embedding_size: int, video: bool = False) -> Any:
 
 
 def _save_pictures(
-    photo: Any, faces: list[Face], name: str, crops: Path | None, drawn: Path | None, extractor: ExpressionExtractor
+    photo: Source, faces: list[Face], name: str, crops: Path | None, drawn: Path | None, extractor: ExpressionExtractor
 ) -> None:
     from PIL import Image
 
@@ -435,9 +441,10 @@ def _save_pictures(
     from fergeneral.drawing import draw_faces
     from fergeneral.images import load_image
 
-    image = load_image(photo)
+    image = load_image(photo.read())
     if drawn:
-        _save(draw_faces(image, faces), drawn / f"{name}.png")
+        lossless = Path(photo.path).suffix.lower() in _LOSSLESS or max(image.size) > _MOST_JPEG
+        _save(draw_faces(image, faces), drawn / f"{name}{'.png' if lossless else '.jpg'}")
     if crops:
         size, template = extractor.config.crop_size, extractor.config.template
         for number, face in enumerate(faces):
@@ -449,7 +456,7 @@ def _save(image: Image.Image, target: Path) -> None:
     from fergeneral.storage import whole_file
 
     with whole_file(target) as temporary:
-        image.save(temporary)
+        image.save(temporary, quality=90)  # of a JPEG; PNG has no such option
 
 
 def _probe(options: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ def test_rows_crops_and_pictures(folder: Path, tmp_path: Path, extractor: Expres
     assert {crop.size for crop in crops} == {(size, size)}
     # A saved crop embeds as the face it was cut from.
     assert extractor.encode(crops) == pytest.approx(rows["embedding"], abs=1e-4)
-    assert {file.name for file in (tmp_path / "drawn").iterdir()} == {"a.png", "a-2.png", "none.png"}
+    assert {file.name for file in (tmp_path / "drawn").iterdir()} == {"a.png", "a-2.jpg", "none.png"}
     drawn, photo = Image.open(tmp_path / "drawn" / "a.png"), Image.open(folder / "a.png").convert("RGB")
     changed = (np.asarray(drawn) != np.asarray(photo)).any(axis=2)
     left, top, right, bottom = rows["box"][0].round().astype(int)

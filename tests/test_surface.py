@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 
 import fergeneral
 from fergeneral import Detection, ExpressionExtractor, Face, ModelError, TrackedFace
+from fergeneral.alignment import TEMPLATE
+from fergeneral.cli import main
+from fergeneral.drawing import draw_faces
 from fergeneral.export import example_crops
 
 
@@ -126,3 +131,66 @@ def test_int8_weights_have_no_torch_module() -> None:
     encoder = ExpressionExtractor.from_pretrained("general-r18-cpu-int8").encoder
     with pytest.raises(ModelError, match=r"use the weights it was made from, general-r18-cpu$"):
         encoder.torch_module()
+
+
+def at(left: float, top: float, side: float) -> Detection:
+    """A face with its landmarks where they are in a face."""
+    landmarks = np.array(TEMPLATE) * side + (left, top)
+    return Detection(np.array([left, top, left + side, top + side], dtype=np.float32), landmarks, 0.987)
+
+
+def labelled(image: Image.Image, faces: list[Detection]) -> tuple[np.ndarray, Image.Image]:
+    """Where a drawn image has the colour of lines and labels, and the image."""
+    drawn = draw_faces(image, faces)
+    return (np.asarray(drawn) == (255, 196, 0)).all(axis=2), drawn
+
+
+@pytest.mark.parametrize("side", [60, 110, 400])
+def test_labels_stand_outside_faces_and_apart(side: int) -> None:
+    """Rows of faces in a crowd: no face is covered, and every label is there."""
+    faces = [at(100 + x * 1.5 * side, 100 + y * 1.6 * side, side) for y in range(2) for x in range(3)]
+    image = Image.new("RGB", (200 + 4 * side, 200 + 3 * side), (90, 90, 90))
+    marked, drawn = labelled(image, faces)
+    for face in faces:
+        left, top, right, bottom = face.box.round().astype(int)
+        assert not marked[top:bottom, left:right].any()
+    alone = [labelled(image, [face])[0].sum() for face in faces]
+    assert marked.sum() == pytest.approx(sum(alone), rel=0.1)  # digits differ in width
+    assert drawn.size == image.size
+
+
+@pytest.mark.parametrize("size", [(480, 320), (1500, 1000), (6000, 4000)])
+def test_labels_can_be_read_where_the_photo_fills_a_screen(size: tuple[int, int]) -> None:
+    """In a photo that is shown 1,500 pixels wide, a label is at least 12 pixels high, and at most 50."""
+    drawn = draw_faces(Image.new("RGB", size, (90, 90, 90)), [at(size[0] * 0.4, size[1] * 0.4, size[0] * 0.03)])
+    shown = np.asarray(drawn.resize((1500, 1000), Image.Resampling.BOX)).astype(int)
+    label = (abs(shown - (255, 196, 0)) < 40).all(axis=2)
+    assert 12 <= np.count_nonzero(label.sum(axis=1) > 15) <= 50
+
+
+def test_a_face_of_few_pixels_keeps_its_mouth() -> None:
+    marked, drawn = labelled(Image.new("RGB", (55, 55), (90, 90, 90)), [at(4, 4, 48)])
+    factor = drawn.width // 55
+    assert factor > 5
+    left, top, right, bottom = (int(v * factor) for v in (12, 15, 44, 50))  # from the eyes to below the mouth
+    assert not marked[top:bottom, left:right].any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 2)])
+@pytest.mark.parametrize("face", [at(0, 0, 1), at(-500, -500, 100), at(5000, 0, 10), at(-100, -100, 5000), at(1, 1, 0)])
+def test_any_box_on_any_image_is_drawn(size: tuple[int, int], face: Detection) -> None:
+    image = Image.new("RGB", size)
+    draw_faces(image, [face, face])
+    assert image.getextrema() == ((0, 0),) * 3  # a copy is drawn on
+
+
+def test_photos_that_are_jpeg_are_drawn_as_jpeg(tmp_path: Path, photos: Path) -> None:
+    photo = Image.open(photos / "rocket.jpg").convert("RGB").resize((3000, 2000))
+    photo.save(tmp_path / "a.JPG", quality=90)
+    shutil.copy(photos / "coffee.png", tmp_path / "b.png")
+    arguments = ["extract", str(tmp_path / "a.JPG"), str(tmp_path / "b.png"), "--device", "cpu"]
+    assert main([*arguments, "--draw", str(tmp_path / "drawn")]) == 0
+    assert sorted(file.name for file in (tmp_path / "drawn").iterdir()) == ["a.jpg", "b.png"]
+    with Image.open(tmp_path / "drawn" / "a.jpg") as drawn:
+        assert (drawn.format, drawn.size) == ("JPEG", photo.size)
+    assert (tmp_path / "drawn" / "a.jpg").stat().st_size < 1.5 * (tmp_path / "a.JPG").stat().st_size
