@@ -87,7 +87,7 @@ def _draw_label(
     return place
 
 
-def _places(box: np.ndarray, width: int, height: int, size: tuple[int, int]) -> np.ndarray:
+def _places(box: np.ndarray, width: float, height: float, size: tuple[int, int]) -> np.ndarray:
     """Rectangles (P, 4) of a label that touch the box from outside, the best first; moved into the image."""
     left, top, right, bottom = box
     gap = max(2, height / 6)  # the box's line

@@ -302,6 +302,7 @@ class Encoder:
 
         Examples
         --------
+        >>> import torch
         >>> from fergeneral import ExpressionExtractor
         >>> encoder = ExpressionExtractor.from_pretrained(device="cpu").encoder
         >>> crops = torch.zeros(2, encoder.config.crop_size, encoder.config.crop_size, 3, dtype=torch.uint8)

@@ -101,8 +101,9 @@ class FaceTable:
 
     Columns: path, face (its place in the photo, 0 = largest), box (4), landmarks (10: x and y of left eye, right
     eye, nose, left and right mouth corner), score, embedding (D), model_id. Parquet holds the vectors as fixed-size
-    lists of float32, .csv as numbered columns, .npz as arrays (N, 4), (N, 5, 2) and (N, D). With `video`, for faces
-    that are TrackedFace, also time (float64) and track (int32), at the end.
+    lists of float32, .csv as a column for each number, .npz as arrays (N, 4), (N, 5, 2) and (N, D). With `video`, for
+    faces that are TrackedFace, also time (float64) and track (int32), at the end. The names of the columns, their types
+    and units are in docs/tables.md.
 
     `partial`: if Ctrl-C (KeyboardInterrupt) ends the block, the table of the rows so far goes there, whole, too; the
     exception then has a note that says so.
@@ -203,9 +204,9 @@ class FaceTable:
     def _open_csv(self, temporary: Path) -> Callable[[list[FaceRow]], None]:
         writer = csv.writer(self._stack.enter_context(temporary.open("w", newline="", encoding="utf-8")))
         writer.writerow(
-            ["path", "face", "left", "top", "right", "bottom"]
-            + [f"{name}_{axis}" for name in _LANDMARK_NAMES for axis in "xy"]
-            + ["score", *(f"e{i}" for i in range(self._embedding_size)), "model_id"]
+            ["path", "face", *(f"box_{side}" for side in ("left", "top", "right", "bottom"))]
+            + [f"landmarks_{name}_{axis}" for name in _LANDMARK_NAMES for axis in "xy"]
+            + ["score", *(f"embedding_{i}" for i in range(self._embedding_size)), "model_id"]
             + list(VIDEO_COLUMNS if self._video else ())
         )
 

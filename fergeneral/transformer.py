@@ -82,8 +82,8 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return rows
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """expression0 ... expression511."""
-        return np.array([f"expression{i}" for i in range(self._config().embedding_size)], dtype=object)
+        """The names of the columns: embedding_0 ... embedding_511, as in the tables of faces."""
+        return np.array([f"embedding_{i}" for i in range(self._config().embedding_size)], dtype=object)
 
     def _faces(self, images: list[Any]) -> Iterator[list[Face]]:
         unreadable: list[str] = []

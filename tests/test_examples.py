@@ -1,22 +1,37 @@
-"""The examples and the README's Python run as they stand."""
+"""The examples run, and so do the commands and the Python of the README and of docs, as they stand."""
 
 from __future__ import annotations
 
+import glob
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import av
+import numpy as np
 import pytest
-from conftest import ROOT
+import torch
+from conftest import PHOTOS, ROOT, drawn_face
 from PIL import Image
+from torch.distributed.run import get_args_parser as torchrun_parser
+
+from fergeneral import ExpressionExtractor
+from fergeneral.cli import main
+from fergeneral.jobs import Summary
+from fergeneral.storage import FaceTable
 
 README = (ROOT / "README.md").read_text()
 
 
-def run(*arguments: object) -> str:
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+def run(*arguments: object, folder: Path = ROOT) -> str:
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -44,6 +59,7 @@ def test_every_example_has_a_test() -> None:
         assert f'"examples/{example.name}"' in tests
 
 
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -64,19 +80,190 @@ def write_video(path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_the_readmes_python_runs(number: int, faces_folder: Path, tmp_path: Path) -> None:
-    write_video(tmp_path / "clip.mp4")
-    code = PYTHON[number].replace('"my_faces/', f'"{faces_folder}/').replace('"clip', f'"{tmp_path / "clip"}')
-    script = tmp_path / "readme.py"
-    script.write_text(code)
-    printed = run(script)
+def test_the_readmes_python_runs(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "my_photos" in PYTHON[number]:
+        write_photos(tmp_path / "my_photos")
+    if "clip.mp4" in PYTHON[number]:
+        write_video(tmp_path / "clip.mp4")
+    shutil.copytree(PHOTOS, "examples/photos")
+    exec(compile(PYTHON[number], f"README.md, {number}", "exec"), {"__name__": "__main__"})
+    printed = capsys.readouterr().out
     assert printed
-    if "extract_video" in code:
+    if "extract_video" in PYTHON[number]:
         assert [float(line.split()[0]) for line in printed.splitlines()] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
         assert printed.count("[(0, 0.9") == 5
 
 
-def test_the_readmes_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", README):
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(file: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", file.read_text()):
         link = target[0] or target[1]
-        assert link.startswith("https://") or (ROOT / link).exists(), link
+        assert link.startswith("https://") or (file.parent / link).exists(), link
+
+
+def write_photos(folder: Path) -> None:
+    """Photos in the layout SPLIT/LABEL/IMAGE, of two labels that differ: in one the photo is much darker."""
+    photo = Image.open(PHOTOS / "astronaut.png").convert("RGB").crop((110, 0, 340, 230))
+    for split, count in (("train", 3), ("test", 1)):
+        for label, light in (("day", 1.0), ("night", 0.5)):
+            (folder / split / label).mkdir(parents=True)
+            for i in range(count):
+                photo.point(lambda value, share=light - i / 20: round(value * share)).save(
+                    folder / split / label / f"{i}.png"
+                )
+
+
+def commands(file: Path) -> list[str]:
+    """The lines of a document's ```sh blocks, without their comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", file.read_text(), flags=re.DOTALL)
+    return [
+        line for block in blocks for line in (line.partition("  #")[0].strip() for line in block.splitlines()) if line
+    ]
+
+
+# Not run here, but parsed by what would run them: a cluster has to be there, or training takes minutes to hours.
+PARSED = ("--engine ray", "fergeneral.train")
+# Neither: `pip install` is run by .ci/run (the two lines with &&), and web servers run until they are stopped.
+NOT_PARSED = ("pip install", "OMP_NUM_THREADS=1 uvicorn", "OMP_NUM_THREADS=1 gunicorn")
+
+
+@pytest.fixture(scope="module")
+def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small stand-ins for the files that the README's commands name."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(PHOTOS, folder / "PHOTOS")
+    write_video(folder / "CLIP.mp4")
+    generator = np.random.default_rng(0)
+    for data in ("RAFDB", "FERPLUS", "CKPLUS"):
+        for split, count in (("train", 12), ("test", 4)):
+            for label, curve in (("happiness", 1.0), ("sadness", -1.0), ("surprise", 3.0)):
+                (folder / data / split / label).mkdir(parents=True)
+                for i in range(count):
+                    Image.fromarray(drawn_face(curve, generator)).save(folder / data / split / label / f"{i}.png")
+    (folder / "CROPS").mkdir()
+    for i in range(64):
+        Image.fromarray(drawn_face(i % 3 - 1, generator)).save(folder / "CROPS" / f"{i}.png")
+    (folder / "SHARDS").mkdir()
+    with tarfile.open(folder / "SHARDS" / "0.tar", "w") as tar:
+        tar.add(PHOTOS / "astronaut.png", "a.png")
+    ExpressionExtractor.from_pretrained(device="cpu").save_pretrained(folder / "runs" / "mine")
+    return folder
+
+
+@pytest.mark.parametrize("command", [line for line in commands(ROOT / "README.md") if line.startswith("fergeneral ")])
+def test_the_readmes_commands_run(command: str, named_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, in one folder. In this process, since each of its own would load torch first."""
+    monkeypatch.chdir(named_files)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(named_files / "cache"))
+    asked: list[dict[str, Any]] = []
+    if PARSED[0] in command:
+
+        def extract_dataset(*_: object, **options: Any) -> Summary:
+            asked.append(options)
+            return Summary()
+
+        monkeypatch.setattr("fergeneral.distributed.extract_dataset", extract_dataset)
+    words = [name for word in shlex.split(command)[1:] for name in (sorted(glob.glob(word)) if "*" in word else [word])]
+    assert main(words) == 0
+    for output in re.findall(r"(?:-o|--draw|--save-crops|--onnx|--int8) (\S+)", command):
+        assert asked or Path(output).exists(), output
+    assert [options["address"] for options in asked] == (["auto"] if PARSED[0] in command else [])
+
+
+@pytest.mark.parametrize("command", [line for line in commands(ROOT / "README.md") if PARSED[1] in line])
+def test_the_readmes_training_commands_are_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fergeneral.train import __main__ as module
+
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(module, "train", lambda recipe, data, out, **_: asked.append((recipe.name, data)))
+    program, *words = shlex.split(command)
+    if program == "torchrun":
+        options = torchrun_parser().parse_args(words)
+        assert options.module
+        name, words = options.training_script, options.training_script_args
+    else:
+        assert (program, words.pop(0)) == ("python", "-m")
+        name = words.pop(0)
+    assert name == "fergeneral.train"
+    module.main(words)
+    assert asked == [(words[words.index("--recipe") + 1], "DATA")]
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_is_one_of_these(file: Path) -> None:
+    ran = "fergeneral " if file.name == "README.md" else NOT_PARSED[0]
+    for command in commands(file):
+        assert command.startswith((ran, *NOT_PARSED)) or PARSED[1] in command, command
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda path: path.name)
+def test_pip_is_told_to_install_what_there_is(file: Path) -> None:
+    """No registry has this package: it is installed from the clone, with extras that there are."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    installs = re.findall(r"pip install (?:'([^']+)'|(\S+))", file.read_text())
+    assert installs or file.name != "README.md"
+    for quoted, bare in installs:
+        name, _, wanted = (quoted or bare.strip("`")).rstrip("]").partition("[")
+        assert not name.startswith("fergeneral"), name
+        assert not wanted or set(wanted.split(",")) <= set(extras), wanted
+
+
+def snippets(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("code", snippets("tables.md"))
+def test_the_snippets_that_read_tables(
+    code: str,
+    extractor: ExpressionExtractor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    faces = extractor.extract(PHOTOS / "three_faces.jpg")
+    for suffix in (".parquet", ".csv"):
+        with FaceTable(f"faces{suffix}", 512) as table:
+            table.add("a.jpg", faces)
+    exec(compile(code, "tables.md", "exec"), {})
+    assert "(3, 512)" in capsys.readouterr().out
+
+
+def test_the_snippets_with_worker_processes(tmp_path: Path) -> None:
+    """As one script: each part has its own processes."""
+    (tmp_path / "photos").mkdir()
+    for name in ("a", "b"):
+        shutil.copy(PHOTOS / "three_faces.jpg", tmp_path / "photos" / f"{name}.jpg")
+    parts = [code for code in snippets("serving.md") if "__main__" in code]
+    assert len(parts) == 3
+    (tmp_path / "script.py").write_text("\n".join(parts))
+    printed = run("script.py", folder=tmp_path).splitlines()
+    assert printed == ["a.jpg 3", "b.jpg 3"] * 2 + ["torch.Size([2, 512])"]
+
+
+def test_the_snippet_that_exports_the_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = (code for code in snippets("serving.md") if "torch_module" in code)
+    exec(compile(code, "serving.md", "exec"), {})
+    module = torch.export.load("encoder.pt2").module()
+    assert module(torch.zeros(3, 96, 96, 3, dtype=torch.uint8)).shape == (3, 512)
+
+
+def test_the_web_server(extractor: ExpressionExtractor) -> None:
+    from fastapi.testclient import TestClient
+
+    names: dict[str, Any] = {}
+    (code,) = (code for code in snippets("serving.md") if "FastAPI" in code)
+    exec(compile(code, "serving.md", "exec"), names)
+    client = TestClient(names["app"])
+    photo = PHOTOS / "three_faces.jpg"
+    given = client.post("/faces", files={"photo": photo.read_bytes()}).json()
+    for face, expected in zip(given, extractor.extract(photo), strict=True):
+        assert np.array(face["embedding"], dtype=np.float32) == pytest.approx(expected.embedding, abs=1e-4)
+    assert "embedding" not in client.post("/faces?embedding=0", files={"photo": photo.read_bytes()}).json()[0]
+    refused = client.post("/faces", files={"photo": b"no photo"})
+    assert refused.status_code == 422
+    assert "not an image" in refused.json()["detail"]

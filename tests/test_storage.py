@@ -139,7 +139,9 @@ def test_pandas_reads_the_tables_as_they_are(tmp_path: Path) -> None:
     parquet = pd.read_parquet(tmp_path / "t.parquet")
     assert (np.stack(parquet["embedding"].to_list()) == [face.embedding for face in faces]).all()
     frame = pd.read_csv(tmp_path / "t.csv")
-    assert frame[[f"e{i}" for i in range(8)]].to_numpy() == pytest.approx(np.array([face.embedding for face in faces]))
+    assert frame[[f"embedding_{i}" for i in range(8)]].to_numpy() == pytest.approx(
+        np.array([face.embedding for face in faces])
+    )
 
 
 def test_where_no_table_can_be_written(tmp_path: Path) -> None:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
 
 import fergeneral
-from fergeneral import Detection, ExpressionExtractor, Face, ModelError, TrackedFace
+from fergeneral import Detection, ExpressionExtractor, ExpressionFeatures, Face, ModelError, TrackedFace
 from fergeneral.alignment import TEMPLATE
 from fergeneral.cli import main
 from fergeneral.drawing import draw_faces
 from fergeneral.export import example_crops
+from fergeneral.storage import FaceTable, read_table
 
 
 def made_up_face() -> TrackedFace:
@@ -194,3 +199,71 @@ def test_photos_that_are_jpeg_are_drawn_as_jpeg(tmp_path: Path, photos: Path) ->
     with Image.open(tmp_path / "drawn" / "a.jpg") as drawn:
         assert (drawn.format, drawn.size) == ("JPEG", photo.size)
     assert (tmp_path / "drawn" / "a.jpg").stat().st_size < 1.5 * (tmp_path / "a.JPG").stat().st_size
+
+
+def test_pyinstaller_finds_a_hook_that_collects_the_weights() -> None:
+    """A program was built and run by hand: torch alone takes PyInstaller some minutes and gigabytes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, function = project["entry-points"]["pyinstaller40"]["hook-dirs"].partition(":")
+    (folder,) = getattr(importlib.import_module(module), function)()
+    hook = runpy.run_path(str(Path(folder) / "hook-fergeneral.py"))
+    collected = set()
+    for source, target in hook["datas"] + hook["binaries"]:
+        files = Path(source).rglob("*") if Path(source).is_dir() else [Path(source)]
+        collected |= {f"{target}/{file.name}" for file in files}
+    expected = {"fergeneral/_weights/model.safetensors", "fergeneral/_weights/config.json"}
+    expected |= {f"facenet_pytorch/data/{name}net.pt" for name in "pro"}
+    assert expected <= collected
+    assert any(name.startswith("torchvision/") for name in collected)
+    for module in hook["hiddenimports"]:
+        assert importlib.util.find_spec(module), module
+    assert {getattr(fergeneral, name).__module__ for name in fergeneral.__all__} <= set(hook["hiddenimports"])
+
+
+def documented_columns() -> list[tuple[str, list[str], str]]:
+    """Of docs/tables.md: name in Parquet, names in CSV, type."""
+    text = (ROOT / "docs" / "tables.md").read_text().partition("## The files")[0]
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("| `")]
+    columns = []
+    for name, csv_names, kind, *_ in rows:
+        names = re.findall(r"`(\w+)`", csv_names)
+        if "..." in csv_names:
+            names = [f"embedding_{i}" for i in range(int(names[1].rpartition("_")[2]) + 1)]
+        columns.append((name.strip(" `"), names, kind.strip()))
+    return columns
+
+
+def test_the_columns_are_those_of_the_documentation(tmp_path: Path) -> None:
+    columns = documented_columns()
+    for suffix in (".csv", ".parquet", ".npz"):
+        with FaceTable(tmp_path / f"a{suffix}", 512, video=True) as table:
+            table.add("clip.mp4", [made_up_face()])
+    header = (tmp_path / "a.csv").read_text().splitlines()[0].split(",")
+    assert header == [name for _, names, _ in columns for name in names]
+    schema = pyarrow.parquet.read_schema(tmp_path / "a.parquet")
+    assert schema.names == [name for name, _, _ in columns]
+    arrow_types = {"int32": "int32", "float32": "float", "float64": "double", "string": "string"}
+    for name, _, kind in columns:
+        size, _, number = kind.rpartition(" x ")
+        there = schema.field(name).type
+        assert str(there.value_type if size else there) == arrow_types[number], name
+        assert not size or there.list_size == int(size), name
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert arrays.files == schema.names
+    assert set(made_up_face().to_dict()) == set(schema.names) - {"path", "face"}
+
+
+def test_csv_tables_of_version_0_1_0_are_read(tmp_path: Path) -> None:
+    with FaceTable(tmp_path / "new.csv", 512) as table:
+        table.add("a.jpg", [made_up_face()])
+    text = (tmp_path / "new.csv").read_text()
+    (tmp_path / "old.csv").write_text(re.sub(r"\bembedding_(\d+)", r"e\1", re.sub(r"\b(box|landmarks)_", "", text)))
+    old, new = (read_table(tmp_path / name) for name in ("old.csv", "new.csv"))
+    assert (tmp_path / "old.csv").read_text() != text
+    for name, column in new.items():
+        assert (column == old[name]).all(), name
+
+
+def test_features_have_the_names_of_the_tables() -> None:
+    names = ExpressionFeatures(device="cpu").get_feature_names_out().tolist()
+    assert names == next(names for name, names, _ in documented_columns() if name == "embedding")
