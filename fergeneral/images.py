@@ -12,7 +12,7 @@ import stat
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -98,6 +98,81 @@ def load_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if hasattr(source, "read"):
         return _from_file(source, max_pixels)
     raise ImageError(f"cannot read an image from {type(source).__name__}; {_WANTED}")
+
+
+def as_images(images: Any, *, what: str, advice: str = "put it into a list") -> Iterable[Any]:
+    """Many images, checked to be many: one image, a dict, a set or a table is an error, not a series of wrong answers.
+
+    Parameters
+    ----------
+    images : iterable
+        A list, tuple or other sequence, a pandas or polars Series (by position, whatever its index is), a NumPy array
+        (N, H, W, C) of pixels, or (N,) or (N, 1) of objects or text, a torch tensor (N, C, H, W) or (N, H, W, C), or
+        an iterator.
+    what : str
+        What the error calls the argument.
+    advice : str
+        What the error tells whoever passed a single image.
+
+    Returns
+    -------
+    iterable
+        The same images in the same order, each in a form that `load_image` takes or else refuses. Nothing is read or
+        copied; an iterator is returned as it is.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if isinstance(images, np.ndarray) and images.dtype.kind in "OU" and images.ndim == 2 and images.shape[1] == 1:
+        images = images[:, 0]  # a column of a table
+    fault = _not_many(images, advice)
+    if fault is None:
+        return images
+    raise TypeError(
+        f"{what} takes many images, got {fault} (many: a list or other sequence, a Series, an iterator, a uint8 array "
+        f"(N, H, W, 3) or a uint8 tensor (N, 3, H, W))"
+    )
+
+
+def as_image_list(images: Any, *, what: str) -> Sequence[Any]:
+    """As `as_images`, with a length, and items by their position (0, 1, ...): iterators are read to their end."""
+    many = as_images(images, what=what)
+    ready = isinstance(many, Sequence) or getattr(many, "ndim", None) == 4
+    # Other sequences (such as a torch Dataset) stay as they are, too; a pandas Series has items by its index.
+    ready = ready or (hasattr(many, "__len__") and hasattr(many, "__getitem__") and not hasattr(many, "ndim"))
+    return many if ready else list(many)  # type: ignore[return-value]
+
+
+def _not_many(images: Any, advice: str) -> str | None:
+    """None for many images; else what they are, and what to do."""
+    name = type(images).__name__
+    if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)) or hasattr(images, "read"):
+        return f"one image ({name}); {advice}"
+    if isinstance(images, Mapping):
+        return f"a {name}; pass a list: list(images.values()), or [image] if it is one {{'bytes', 'path'}}"
+    if isinstance(images, (set, frozenset)):
+        return f"a {name}, which has no order; pass a list"
+    if any(hasattr(type(images), name) for name in ("columns", "column_names")):  # of pandas, polars, pyarrow, datasets
+        return f"a table ({name}); pass the column of images"
+    if hasattr(images, "ndim"):
+        return _not_many_of_array(images, advice)
+    return None if hasattr(images, "__iter__") or hasattr(images, "__getitem__") else f"one {name}"
+
+
+def _not_many_of_array(array: Any, advice: str) -> str | None:
+    shape, kind = tuple(array.shape), array.dtype.kind if isinstance(array, np.ndarray) else ""
+    came = f"{type(array).__name__} of shape {shape}, {_printable(getattr(array, 'dtype', 'no dtype'))}"
+    if array.ndim == 4:
+        return None
+    if array.ndim == 1 and not _is_tensor(array) and (kind in ("", "O", "U") or array.size == 0):
+        return None
+    if array.ndim == 2 and kind in ("O", "U"):
+        return f"a table ({came}); pass the column of images"
+    if array.ndim == 2 or (array.ndim == 3 and (shape[0] in (1, 3, 4) or shape[2] in (1, 3, 4))):
+        return f"one image ({came}); {advice}"
+    return f"{came}; for grey images (N, H, W) pass list(images)" if array.ndim == 3 else came
 
 
 def _is_tensor(source: Any) -> bool:
