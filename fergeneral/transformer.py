@@ -167,7 +167,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             For an `X` that is not many images in an order.
         """
         self._check_parameters()
-        return self._rows(_many(X), self.on_missing, stacklevel=3)
+        return self._rows(_many(X), self.on_missing, stacklevel=4)
 
     def has_face(self, X: Sequence[Any]) -> np.ndarray:  # noqa: N803
         """Which images `transform` has features for: a mask to drop the others by, before fitting a pipeline.
@@ -192,7 +192,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             As `transform`, but for photos without a face.
         """
         self._check_parameters()
-        mask: np.ndarray = ~np.isnan(self._rows(_many(X), "nan", stacklevel=2)).any(axis=1)
+        mask: np.ndarray = ~np.isnan(self._rows(_many(X), "nan", stacklevel=3)).any(axis=1)
         return mask
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
@@ -211,7 +211,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.array([f"expression{i}" for i in range(self._config().embedding_size)], dtype=object)
 
     def _rows(self, images: Sequence[Any], on_missing: str, *, stacklevel: int) -> np.ndarray:
-        """(N, D); NaN where there is no face or no readable image, unless these raise."""
+        """(N, D); NaN where there is no face or no readable image, unless these raise. `stacklevel`: of warnings."""
         if self.aligned:
             sample = [images[position] for position in looked_at(len(images))]
             what, advice = "aligned=True says that X holds face crops", "leave it out for photos"
@@ -219,7 +219,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         rows = np.full((len(images), self._config().embedding_size), np.nan, dtype=np.float32)
         unreadable: list[str] = []
         with closing(self._embed(images)) as embedded:
-            for position, row in embedded:
+            for position, row in enumerate(embedded):
                 if isinstance(row, np.ndarray):
                     rows[position] = row
                     continue
@@ -231,39 +231,43 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if unreadable:
             warnings.warn(
                 f"{len(unreadable)} of {len(images)} images could not be read; {unreadable[0]}",
-                stacklevel=stacklevel + 1,
+                stacklevel=stacklevel,
             )
         return rows
 
-    def _embed(self, images: Sequence[Any]) -> Generator[tuple[int, Row]]:
-        """Each image's position, and what came of it; what is in the cache comes last."""
+    def _embed(self, images: Sequence[Any]) -> Generator[Row]:
+        """What comes of each image, in order."""
         if self.cache is None:
-            yield from enumerate(self._compute(images))
+            yield from self._compute(images)
             return
         cache = _Cache(self.cache, self._settings(), self._config().embedding_size)
-        known: list[tuple[int, Row]] = []
-        new: deque[tuple[int, str]] = deque()
+        rows: dict[int, Row] = {}  # known, but not yet given out
+        new: deque[tuple[int, str]] = deque()  # on their way: position and key
 
         def not_known() -> Iterator[Any]:
             for position, image in enumerate(images):
                 try:
                     content, key = cache.look(image)
                 except ImageError as error:
-                    known.append((position, error))
+                    rows[position] = error
                     continue
                 row = cache.read(key)
                 if row is None:
                     new.append((position, key))
                     yield content
                 else:
-                    known.append((position, row if len(row) else None))
+                    rows[position] = row if len(row) else None
 
+        given = 0
         for row in self._compute(not_known()):
             position, key = new.popleft()
             if not isinstance(row, ImageError):
                 cache.write(key, row)
-            yield position, row
-        yield from known
+            rows[position] = row
+            while given in rows:
+                yield rows.pop(given)
+                given += 1
+        yield from (rows[position] for position in range(given, len(images)))
 
     def _compute(self, images: Iterable[Any]) -> Iterator[Row]:
         extractor = self._extractor()
@@ -329,13 +333,14 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         tags.no_validation = True
+        tags.transformer_tags.preserves_dtype = []  # float32, whatever comes
         tags.input_tags.two_d_array = False
         return tags
 
 
 def _many(X: Any) -> Sequence[Any]:  # noqa: N803
     """The images that `X` holds, by position. Raises TypeError and DataError as `ExpressionFeatures.transform`."""
-    if hasattr(X, "columns") and hasattr(X, "shape"):  # a data frame, of pandas or polars
+    if hasattr(X, "columns") and hasattr(X, "shape") and not hasattr(X, "column_names"):  # of pandas or polars
         names = list(X.columns)
         if len(names) != 1:
             raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,15 @@ from PIL import Image
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.fixture
+def photos_folder(portraits: list[Path], tmp_path: Path) -> Path:
+    """Photos in the layout SPLIT/LABEL/PHOTO, one of train without a face."""
+    for split in ("train", "test"):
+        shutil.copytree(portraits[0].parents[1], tmp_path / "photos" / split)
+    shutil.copy(ROOT / "examples" / "photos" / "coffee.png", tmp_path / "photos" / "train" / "taken")
+    return tmp_path / "photos"
+
+
 def run(*arguments: object) -> str:
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -25,11 +35,13 @@ def test_extract_faces() -> None:
     assert run("examples/extract_faces.py", "examples/photos/three_faces.jpg").count("embedding (512,)") == 3
 
 
-def test_classify(faces_folder: Path) -> None:
-    report = run("examples/classify.py", faces_folder / "train", faces_folder / "test")
-    accuracy = re.search(r"accuracy\s+([\d.]+)", report)
-    assert accuracy
-    assert float(accuracy[1]) > 0.8
+def test_classify(faces_folder: Path, photos_folder: Path) -> None:
+    for folder, *options in ((photos_folder,), (faces_folder, "--aligned")):
+        report = run("examples/classify.py", folder / "train", folder / "test", *options)
+        accuracy = re.search(r"accuracy\s+([\d.]+)", report)
+        assert accuracy
+        assert float(accuracy[1]) > 0.8
+        assert f"{folder / 'train'}: {8 if folder is photos_folder else 64} of" in report
 
 
 def test_own_detector() -> None:
