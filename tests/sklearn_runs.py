@@ -1,7 +1,7 @@
 """scikit-learn programs that test_sklearn.py runs in one process of their own: python sklearn_runs.py PHOTOS FOLDER.
 
-PHOTOS holds LABEL/PHOTO, eight photos with one face each; FOLDER is empty. The process first reads a photo, then runs every
-program and prints what came of each as JSON: "" where it found what it should, else the traceback.
+PHOTOS holds LABEL/PHOTO, eight photos with one face each; FOLDER is empty. The process first reads a photo, then runs
+every program and prints what came of each as JSON: "" where it found what it should, else the traceback.
 """
 
 from __future__ import annotations

@@ -18,10 +18,9 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.fixture
 def photos_folder(portraits: list[Path], tmp_path: Path) -> Path:
-    """Photos in the layout SPLIT/LABEL/PHOTO, one of train without a face."""
+    """Photos with a face in the layout SPLIT/LABEL/PHOTO."""
     for split in ("train", "test"):
         shutil.copytree(portraits[0].parents[1], tmp_path / "photos" / split)
-    shutil.copy(ROOT / "examples" / "photos" / "coffee.png", tmp_path / "photos" / "train" / "taken")
     return tmp_path / "photos"
 
 
@@ -36,6 +35,7 @@ def test_extract_faces() -> None:
 
 
 def test_classify(faces_folder: Path, photos_folder: Path) -> None:
+    shutil.copy(ROOT / "examples" / "photos" / "coffee.png", photos_folder / "train" / "taken")  # without a face
     for folder, *options in ((photos_folder,), (faces_folder, "--aligned")):
         report = run("examples/classify.py", folder / "train", folder / "test", *options)
         accuracy = re.search(r"accuracy\s+([\d.]+)", report)
@@ -76,9 +76,10 @@ def write_video(path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_the_readmes_python_runs(number: int, faces_folder: Path, tmp_path: Path) -> None:
+def test_the_readmes_python_runs(number: int, faces_folder: Path, photos_folder: Path, tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4")
-    code = PYTHON[number].replace('"my_faces/', f'"{faces_folder}/').replace('"clip', f'"{tmp_path / "clip"}')
+    code = PYTHON[number].replace('"my_faces/', f'"{faces_folder}/').replace('"my_photos/', f'"{photos_folder}/')
+    code = code.replace('"clip', f'"{tmp_path / "clip"}')
     script = tmp_path / "readme.py"
     script.write_text(code)
     printed = run(script)
