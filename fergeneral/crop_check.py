@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
 from fergeneral.encoder import EncoderConfig
@@ -68,15 +67,14 @@ def warn_of_photos(
         if number == 0 and count < _MANY and (image is None or max(image.size) <= _LARGE * config.crop_size):
             return False
         found += [] if image is None else _filled(image, config)
-        small = sum(share < _LEAST_FILLED for share in found)
-        if max(small, len(found) - small) == _VOTES:
+        votes = sum(share < _LEAST_FILLED for share in found)
+        if max(votes, len(found) - votes) == _VOTES:
             break
-    shares = [share for share in found if share < _LEAST_FILLED]
-    if 2 * len(shares) <= len(found):
+    if 2 * sum(share < _LEAST_FILLED for share in found) <= len(found):
         return False
-    warnings.warn(
-        f"{what}, but these images look like whole photos: in {len(shares)} of {len(found)} with a face, the eyes are "
-        f"{np.median(shares):.2f} times as far apart as in an aligned crop, relative to the image; {advice}",
+    warnings.warn(  # without numbers: of equal warnings, Python shows one
+        f"{what}, but these images look like whole photos, in which faces fill less than half of what they fill in an "
+        f"aligned crop, so that the embeddings say little of their expressions; {advice}",
         UserWarning,
         stacklevel=stacklevel + 1,
     )

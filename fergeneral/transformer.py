@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import numbers
 import os
 import warnings
 from collections import deque
@@ -31,7 +32,7 @@ except ImportError as error:
     raise MissingExtraError("ExpressionFeatures", "scikit-learn", "eval") from error
 
 _DIGEST = 32  # bytes of a SHA-256
-Row = np.ndarray | ImageError | None  # an image's embedding (D,); why it cannot be read; None where there is no face
+_Row = np.ndarray | ImageError | None  # an image's embedding (D,); why it cannot be read; None where there is no face
 
 
 class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -80,12 +81,19 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Examples
     --------
-    >>> from sklearn.linear_model import LogisticRegression
-    >>> from sklearn.pipeline import make_pipeline
-    >>> features = ExpressionFeatures()
-    >>> keep = features.has_face(photos)                                       # doctest: +SKIP
-    >>> pipeline = make_pipeline(features, LogisticRegression())
-    >>> pipeline.fit(np.array(photos)[keep], np.array(labels)[keep])           # doctest: +SKIP
+    A classifier on photos, those without a face left out::
+
+        features = ExpressionFeatures(cache="rows")
+        keep = features.has_face(photos)  # photos, labels: arrays or Series
+        model = make_pipeline(features, StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+        model.fit(photos[keep], labels[keep])
+
+    The same with rows that are made once::
+
+        rows = ExpressionFeatures(on_missing="nan").fit_transform(photos)
+        keep = ~np.isnan(rows).any(axis=1)
+        search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": [0.001, 0.01, 0.1]})
+        search.fit(rows[keep], labels[keep])
     """
 
     def __init__(
@@ -235,13 +243,13 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         return rows
 
-    def _embed(self, images: Sequence[Any]) -> Generator[Row]:
+    def _embed(self, images: Sequence[Any]) -> Generator[_Row]:
         """What comes of each image, in order."""
         if self.cache is None:
             yield from self._compute(images)
             return
         cache = _Cache(self.cache, self._settings(), self._config().embedding_size)
-        rows: dict[int, Row] = {}  # known, but not yet given out
+        rows: dict[int, _Row] = {}  # known, but not yet given out
         new: deque[tuple[int, str]] = deque()  # on their way: position and key
 
         def not_known() -> Iterator[Any]:
@@ -269,13 +277,13 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 given += 1
         yield from (rows[position] for position in range(given, len(images)))
 
-    def _compute(self, images: Iterable[Any]) -> Iterator[Row]:
+    def _compute(self, images: Iterable[Any]) -> Iterator[_Row]:
         extractor = self._extractor()
         if self.aligned:
-            yield from _encode_crops(extractor.encoder, images, self.batch_size)
+            yield from _encode_crops(extractor.encoder, images, int(self.batch_size))
             return
         errors: dict[int, ImageError] = {}
-        found = extractor.extract_many(images, batch_size=self.batch_size, on_error=errors.__setitem__)
+        found = extractor.extract_many(images, batch_size=int(self.batch_size), on_error=errors.__setitem__)
         for position, faces in enumerate(found):
             yield errors.pop(position, None) or (self._choose(faces).embedding if faces else None)
 
@@ -321,8 +329,9 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(f"batch_size must be a positive whole number, got {self.batch_size!r}")
+        size = self.batch_size
+        if not isinstance(size, numbers.Integral) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"batch_size must be a positive integer, got {size!r}")
         if not (self.cache is None or isinstance(self.cache, (str, os.PathLike))):
             raise ValueError(f"cache must be a folder or None, got {self.cache!r}")
 
@@ -358,7 +367,7 @@ def _many(X: Any) -> Sequence[Any]:  # noqa: N803
 
 def _missing(position: int, image: Any, error: ImageError | None) -> str:
     """Which image gives no embedding, and why."""
-    name = repr(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else type(image).__name__
+    name = repr(str(os.fsdecode(image))) if isinstance(image, (str, os.PathLike)) else type(image).__name__
     if error is not None:
         return f"image {position} ({name}): {error}"
     return (
@@ -394,14 +403,14 @@ class _Cache:
 
     def look(self, image: Any) -> tuple[Any, str]:
         """The content of an image, to be read instead of it, and its key. Raises ImageError where it has none."""
-        content = _file_content(image)
         digest = self._settings.copy()
-        if content is None:
-            content = load_image(image)
-            digest.update(f"{content.size}".encode() + content.tobytes())
-        else:
+        content = _file_content(image)
+        if content is not None:
             digest.update(b"file" + content)
-        return content, digest.hexdigest()
+            return content, digest.hexdigest()
+        picture = load_image(image)
+        digest.update(f"{picture.size}".encode() + picture.tobytes())
+        return picture, digest.hexdigest()
 
     def read(self, key: str) -> np.ndarray | None:
         """The row of that key, (D,) or (0,); None where there is none, or it is damaged."""

@@ -62,6 +62,8 @@ def outcomes(portraits: list[Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_of_scikit_learn_runs_after_photos_were_read(program: str, outcomes: dict[str, str]) -> None:
+    if program == "skops_file":
+        pytest.importorskip("skops")
     assert outcomes[program] == ""
 
 
@@ -140,7 +142,7 @@ def test_an_unreadable_crop_is_an_error_or_a_row_of_nan(
     crops.set_params(cache=tmp_path / "cache" if cached else None)
     with pytest.raises(ImageError, match=r"image 1 \('.*absent.png'\): .*no such file"):
         crops.transform(images)
-    crops.set_params(on_missing="nan", batch_size=2)
+    crops.set_params(on_missing="nan", batch_size=np.int64(2))
     with pytest.warns(UserWarning, match=r"3 of 5 images could not be read; image 1 .*absent.png") as caught:
         rows = crops.transform(images)
     assert [warning.filename for warning in caught] == [__file__]
@@ -153,7 +155,7 @@ def test_the_message_names_the_photo_without_a_face(cached: bool, photos: Path, 
     features = ExpressionFeatures(device="cpu", cache=tmp_path if cached else None)
     for _ in range(2):  # the second time from the cache
         with pytest.raises(DataError, match=r"no face found in image 1 \('.*coffee.png'\); has_face"):
-            features.transform([photos / "astronaut.png", photos / "coffee.png"])
+            features.transform(np.array([str(photos / "astronaut.png"), str(photos / "coffee.png")]))
         with pytest.raises(DataError, match=r"no face found in image 0 \(bytes\)"):
             features.transform([(photos / "coffee.png").read_bytes()])
 
