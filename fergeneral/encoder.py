@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fergeneral.alignment import TEMPLATE, resize_crop
-from fergeneral.errors import ImageError, ModelError
+from fergeneral.errors import ImageError, ModelError, positive_integer
 from fergeneral.forking import native_call
 from fergeneral.images import load_image
 from fergeneral.threads import thread_limit
@@ -288,8 +288,7 @@ class Encoder:
         `show_progress`: a progress bar on stderr; None shows one for more than one batch on a terminal.
         `normalize`: scale each embedding to unit length. Returns (N, D) float32; (0, D) for no crops.
         """
-        if not (_is_integer(batch_size) and batch_size >= 1):
-            raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
+        batch_size = positive_integer(batch_size, "batch_size")
         if isinstance(crops, (str, bytes, Image.Image)) or getattr(crops, "ndim", 4) != 4:
             raise ImageError(
                 f"encode takes a sequence of face crops or a uint8 array (N, H, W, 3), got one {type(crops).__name__}"

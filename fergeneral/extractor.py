@@ -23,7 +23,7 @@ from fergeneral.alignment import cut_face
 from fergeneral.crop_check import looked_at, warn_of_photos
 from fergeneral.detection import make_detector
 from fergeneral.encoder import Encoder, EncoderConfig
-from fergeneral.errors import ImageError
+from fergeneral.errors import ImageError, positive_integer
 from fergeneral.forking import fork_safe_lock
 from fergeneral.images import as_image_list, load_image
 from fergeneral.threads import map_ahead, thread_limit, worker_count, worker_pool
@@ -105,8 +105,7 @@ class ExpressionExtractor:
         """
         if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
             raise TypeError(f"extract_many takes an iterable of photos, got one {type(images).__name__}; use extract")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size = positive_integer(batch_size, "batch_size")
         return self._extract_many(images, batch_size, on_error)
 
     def _extract_many(
@@ -145,8 +144,7 @@ class ExpressionExtractor:
         """
         if fps is not None and not 0 < fps < math.inf:
             raise ValueError(f"fps must be more than 0, or None for every frame; got {fps}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size = positive_integer(batch_size, "batch_size")
         return self._extract_video(path, fps, batch_size, on_error)
 
     def _extract_video(

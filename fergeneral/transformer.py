@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import numbers
 import os
 import warnings
 from collections import deque
@@ -19,7 +18,7 @@ import numpy as np
 from fergeneral import __version__
 from fergeneral.crop_check import looked_at, warn_of_photos
 from fergeneral.encoder import Encoder, EncoderConfig
-from fergeneral.errors import DataError, ImageError, MissingExtraError, ModelError
+from fergeneral.errors import DataError, ImageError, MissingExtraError, ModelError, positive_integer
 from fergeneral.extractor import ExpressionExtractor, shared_extractor
 from fergeneral.images import MAX_BYTES, as_image_list, as_images, load_image
 from fergeneral.storage import whole_file
@@ -137,7 +136,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             For a parameter with a wrong value. As DataError for a data frame of several columns.
         TypeError
-            For an `X` that is not many images in an order.
+            For an `X` that is not many images in an order, or a parameter of a wrong type.
         ModelError
             For weights that are not there or damaged.
         """
@@ -329,11 +328,9 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        size = self.batch_size
-        if not isinstance(size, numbers.Integral) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"batch_size must be a positive integer, got {size!r}")
+        positive_integer(self.batch_size, "batch_size")
         if not (self.cache is None or isinstance(self.cache, (str, os.PathLike))):
-            raise ValueError(f"cache must be a folder or None, got {self.cache!r}")
+            raise TypeError(f"cache must be the path of a folder, or None; got {self.cache!r}")
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

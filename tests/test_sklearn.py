@@ -296,7 +296,7 @@ def test_a_cache_that_cannot_be_used_is_one_clear_error(
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"the cache folder .*file cannot be written: Not a directory"):
         crops.set_params(cache=tmp_path / "file").transform(faces)
-    with pytest.raises(ValueError, match="cache must be a folder or None, got True"):
+    with pytest.raises(TypeError, match="cache must be the path of a folder, or None; got True"):
         crops.set_params(cache=True).transform(faces)
 
     class Local:
