@@ -214,7 +214,8 @@ class ExpressionExtractor:
         -----
         UserWarning
             Where most faces in up to eight of the images fill less than half of what they fill in an aligned crop. Of
-            fewer than 48 images these are looked at only if they are more than twice as large as `config.crop_size`.
+            fewer than 48 images these are looked at only if they are more than twice as large as `config.crop_size`: a
+            look takes about as long as one or two crops. `Encoder.encode` does the same without it.
         """
         images = as_image_list(crops, what="encode")
         sample = [images[position] for position in looked_at(len(images))]

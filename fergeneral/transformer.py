@@ -69,7 +69,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         search, in all folds and candidates, also with `n_jobs`. A stored row is used for the same content (of the file,
         or of the pixels), weights, version of this package, `aligned`, `face` and `detector` alone; a detector of your
         own counts by its class's name and its attributes: clear the folder when you change its code. Nothing in it is
-        unpickled; damaged files are computed again. It is never cleared: delete it when you like.
+        unpickled; corrupt files are computed again. It is never cleared: delete it when you like.
 
     Attributes
     ----------
@@ -138,7 +138,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         TypeError
             For an `X` that is not many images in an order, or a parameter of a wrong type.
         ModelError
-            For weights that are not there or damaged.
+            For weights that are not there or corrupt.
         """
         self._check_parameters()
         _many(X)
@@ -213,9 +213,9 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         ndarray
-            (D,) object: expression0 ... expression511.
+            (D,) object: embedding_0 ... embedding_511, as in the tables of faces.
         """
-        return np.array([f"expression{i}" for i in range(self._config().embedding_size)], dtype=object)
+        return np.array([f"embedding_{i}" for i in range(self._config().embedding_size)], dtype=object)
 
     def _rows(self, images: Sequence[Any], on_missing: str, *, stacklevel: int) -> np.ndarray:
         """(N, D); NaN where there is no face or no readable image, unless these raise. `stacklevel`: of warnings."""
@@ -410,7 +410,7 @@ class _Cache:
         return picture, digest.hexdigest()
 
     def read(self, key: str) -> np.ndarray | None:
-        """The row of that key, (D,) or (0,); None where there is none, or it is damaged."""
+        """The row of that key, (D,) or (0,); None where there is none, or it is corrupt."""
         try:
             stored = self._path(key).read_bytes()
         except OSError:

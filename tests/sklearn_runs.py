@@ -69,7 +69,7 @@ class Programs:
         assert make_pipeline(columns, LogisticRegression()).fit(frame, self.labels).score(frame, self.labels) == 1
         table = columns.set_output(transform="pandas").fit_transform(frame)
         assert list(table.index) == list(frame.index)
-        assert list(table.columns[[0, 511, 512]]) == ["face__expression0", "face__expression511", "age__age"]
+        assert list(table.columns[[0, 511, 512]]) == ["face__embedding_0", "face__embedding_511", "age__age"]
 
     def pipeline_memory(self) -> None:
         for memory in (str(self.folder / "memory"), joblib.Memory(self.folder / "memory", verbose=0)):

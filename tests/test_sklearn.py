@@ -277,7 +277,7 @@ def test_the_cache_knows_content_weights_and_how_a_row_was_made(
     assert rows([photo])[1] == 1
 
 
-def test_a_damaged_cache_file_is_computed_again(crops: ExpressionFeatures, faces: np.ndarray, tmp_path: Path) -> None:
+def test_a_corrupt_cache_file_is_computed_again(crops: ExpressionFeatures, faces: np.ndarray, tmp_path: Path) -> None:
     images = list(faces[:3])
     expected = crops.set_params(cache=tmp_path).transform(images)
     stored = sorted(path for path in tmp_path.rglob("*") if path.is_file())

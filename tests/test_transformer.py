@@ -60,7 +60,7 @@ def test_parameters_clone_and_pickle(crops: tuple[np.ndarray, list[str]]) -> Non
 def test_pandas_output(crops: tuple[np.ndarray, list[str]]) -> None:
     features = ExpressionFeatures(aligned=True, device="cpu").set_output(transform="pandas")
     table = features.fit_transform(crops[0][:2])
-    assert list(table.columns) == [f"expression{i}" for i in range(512)] == list(features.get_feature_names_out())
+    assert list(table.columns) == [f"embedding_{i}" for i in range(512)] == list(features.get_feature_names_out())
     assert table.shape == (2, 512)
 
 
