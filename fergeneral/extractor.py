@@ -21,10 +21,11 @@ from PIL import Image
 
 from fergeneral import hub
 from fergeneral.alignment import cut_face
+from fergeneral.crop_check import looked_at, warn_of_photos
 from fergeneral.detection import make_detector
 from fergeneral.encoder import Encoder, EncoderConfig
 from fergeneral.errors import ImageError, positive_integer
-from fergeneral.images import as_images, load_image
+from fergeneral.images import as_image_list, as_images, load_image
 from fergeneral.threads import map_ahead, thread_limit, worker_count, worker_pool
 from fergeneral.types import Detection, Detector, Face, TrackedFace, VideoFrame
 
@@ -200,8 +201,47 @@ class ExpressionExtractor:
     def encode(
         self, crops: Any, *, batch_size: int = 64, show_progress: bool | None = None, normalize: bool = False
     ) -> np.ndarray:
-        """Embed images that already are face crops, without detection: see `Encoder.encode`. (N, D) float32."""
-        return self.encoder.encode(crops, batch_size=batch_size, show_progress=show_progress, normalize=normalize)
+        """Embed images that already are face crops, without detection: see `Encoder.encode`.
+
+        A few of them are looked at, and where they seem to be whole photos, whose embeddings would say next to nothing
+        of the expression, a warning says so. Use `extract` for photos, and `align_face` for faces whose landmarks you
+        know.
+
+        Parameters
+        ----------
+        crops : iterable
+            Anything `load_image` takes, or a uint8 array (N, H, W, 3) RGB, as for `Encoder.encode`.
+        batch_size : int, default 64
+            How many go through the network at once.
+        show_progress : bool or None, default None
+            A progress bar on stderr; None shows one for more than one batch on a terminal.
+        normalize : bool, default False
+            Scale each embedding to unit length.
+
+        Returns
+        -------
+        ndarray
+            (N, D) float32, one row a crop in their order; (0, D) for no crops.
+
+        Raises
+        ------
+        TypeError
+            For what is not many images in an order.
+        ImageError
+            For a crop that cannot be read.
+
+        Warns
+        -----
+        UserWarning
+            Where most faces in up to eight of the images fill less than half of what they fill in an aligned crop. Of
+            fewer than 48 images these are looked at only if they are more than twice as large as `config.crop_size`: a
+            look takes about as long as one or two crops. `Encoder.encode` does the same without it.
+        """
+        images = as_image_list(crops, what="encode")
+        sample = [images[position] for position in looked_at(len(images))]
+        advice = "use extract or extract_many for photos"
+        warn_of_photos(sample, len(images), self.config, what="encode takes face crops", advice=advice, stacklevel=2)
+        return self.encoder.encode(images, batch_size=batch_size, show_progress=show_progress, normalize=normalize)
 
     def save_pretrained(
         self,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from fergeneral import ExpressionExtractor
 from fergeneral.encoder import EncoderConfig, build_network
@@ -53,6 +53,21 @@ def data() -> Path:
 def yunet_model(data: Path) -> Path:
     """YuNet's file, which lies beside the data sets."""
     return data.parent / "models" / "face_detection_yunet_2023mar.onnx"
+
+
+@pytest.fixture(scope="session")
+def portraits(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Eight photos of a face with what is around it, LABEL/PHOTO, in two classes: as taken, and mirrored and darker."""
+    folder = tmp_path_factory.mktemp("portraits")
+    picture = Image.open(PHOTOS / "astronaut.png").convert("RGB")
+    for label in ("mirrored", "taken"):
+        (folder / label).mkdir()
+    for number in range(4):
+        part = picture.crop((100 + 6 * number, 8 * number, 340, 240))
+        part.save(folder / "taken" / f"{number}.png")
+        dark = ImageEnhance.Brightness(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)).enhance(0.6)
+        dark.save(folder / "mirrored" / f"{number}.png")
+    return sorted(folder.glob("*/*.png"))
 
 
 @pytest.fixture

@@ -29,6 +29,14 @@ from fergeneral.storage import FaceTable
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.fixture
+def photos_folder(portraits: list[Path], tmp_path: Path) -> Path:
+    """Photos with a face in the layout SPLIT/LABEL/PHOTO."""
+    for split in ("train", "test"):
+        shutil.copytree(portraits[0].parents[1], tmp_path / "photos" / split)
+    return tmp_path / "photos"
+
+
 def run(*arguments: object, folder: Path = ROOT) -> str:
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
@@ -40,11 +48,14 @@ def test_extract_faces() -> None:
     assert run("examples/extract_faces.py", "examples/photos/three_faces.jpg").count("embedding (512,)") == 3
 
 
-def test_classify(faces_folder: Path) -> None:
-    report = run("examples/classify.py", faces_folder / "train", faces_folder / "test")
-    accuracy = re.search(r"accuracy\s+([\d.]+)", report)
-    assert accuracy
-    assert float(accuracy[1]) > 0.8
+def test_classify(faces_folder: Path, photos_folder: Path) -> None:
+    shutil.copy(ROOT / "examples" / "photos" / "coffee.png", photos_folder / "train" / "taken")  # without a face
+    for folder, *options in ((photos_folder,), (faces_folder, "--aligned")):
+        report = run("examples/classify.py", folder / "train", folder / "test", *options)
+        accuracy = re.search(r"accuracy\s+([\d.]+)", report)
+        assert accuracy
+        assert float(accuracy[1]) > 0.8
+        assert f"{folder / 'train'}: {8 if folder is photos_folder else 64} of" in report
 
 
 def test_own_detector() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
+from fergeneral.crop_check import looked_at, warn_of_photos
 from fergeneral.datasets import Dataset, open_dataset
 from fergeneral.encoder import Encoder
 from fergeneral.errors import DataError
@@ -184,12 +185,27 @@ def probe_datasets(
     """The linear probe from folders in any layout of `fergeneral.datasets`: train's train split, test's test split.
 
     Near-duplicates listed with the data are left out of train. A folder without splits is taken whole; the images
-    must be face crops. Raises DataError where train and test share images.
+    must be face crops: where a few that are looked at seem to be whole photos, a UserWarning says so.
+    Raises DataError where train and test share images.
     """
     train_set, test_set = open_dataset(train).split("train"), open_dataset(test).split("test")
     if train_set.root.resolve() == test_set.root.resolve():
         shared = {sample.path for sample in train_set.samples} & {sample.path for sample in test_set.samples}
         if shared:
             raise DataError(f"train and test share {len(shared)} images of {train_set.root}, which has no splits")
+    _warn_of_photos(encoder, train_set, test_set)
     embedded = [embed_dataset(encoder, dataset, show_progress=show_progress) for dataset in (train_set, test_set)]
     return linear_probe(embedded[0], train_set.labels, embedded[1], test_set.labels)
+
+
+def _warn_of_photos(encoder: Encoder, *datasets: Dataset) -> None:
+    """Once, from the line that called this function's caller, for the first of them that seems to be photos."""
+    for dataset in datasets:
+        if dataset.landmarks is None:  # else it is one of the known sets of crops
+            count = len(dataset.samples)
+            sample = tuple(dataset.samples[position] for position in looked_at(count))
+            files = dataclasses.replace(dataset, samples=sample).files()
+            what = f"a probe takes face crops, as {dataset.root} should hold"
+            advice = "for photos, fit a classifier on ExpressionFeatures()"
+            if warn_of_photos(files, count, encoder.config, what=what, advice=advice, stacklevel=3):
+                return
