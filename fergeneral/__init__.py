@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fergeneral.transformer import ExpressionFeatures
     from fergeneral.types import Detection, Detector, Face, TrackedFace, VideoFrame
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DataError",

@@ -28,7 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from job_runs import KILLED_JOBS, CountedFaces, PlainExtractor, content, draw_photos, job
 
-from fergeneral import DataError, ExpressionExtractor, Face
+from fergeneral import DataError, ExpressionExtractor, Face, __version__
 from fergeneral.cli import main
 from fergeneral.encoder import Encoder, build_network
 from fergeneral.hub import load_folder
@@ -117,7 +117,7 @@ def test_the_layout_and_the_manifest(drawn: Path, out: Path) -> None:
         "weights_sha256": "ab" * 32,
         "embedding_size": 12,
         "options": {"detector": "job_runs.CountedFaces", "shard_rows": 4},
-        "fergeneral_version": "0.1.0",
+        "fergeneral_version": __version__,
         "totals": {"photos": 10, "faces": 17, "without_face": 2, "unreadable": 2},
         "format_version": 1,
     }
