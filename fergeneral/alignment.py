@@ -47,13 +47,32 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 
 
-def align_face(image: Any, landmarks: Any, *, size: int = 112, template: Any = TEMPLATE) -> np.ndarray:
-    """Cut the face with these landmarks out of an image.
+def align_face(image: Any, landmarks: Any, *, size: int, template: Any = TEMPLATE) -> np.ndarray:
+    """Cut the face with these landmarks out of an image, at any size and for any template.
 
-    `image` is anything `load_image` takes; `landmarks` is (5, 2) in its upright pixels; `size` is the side
-    of the crop in pixels; `template` holds the five target points as fractions of that side.
-    Returns a (size, size, 3) uint8 RGB array. Where the crop reaches beyond the image, the image's edge
-    pixels are repeated. Raises ImageError for landmarks that are not five finite points near the image.
+    For crops as an encoder wants them, `ExpressionExtractor.align` takes both from its weights: crops of another size
+    or template give other embeddings.
+
+    Parameters
+    ----------
+    image : image
+        Anything `load_image` takes.
+    landmarks : array_like, shape (5, 2)
+        Left eye, right eye, nose tip, left and right mouth corner, in the upright image's pixels.
+    size : int
+        Side of the crop, in pixels.
+    template : array_like, shape (5, 2)
+        Where the landmarks come to lie, as fractions of that side.
+
+    Returns
+    -------
+    ndarray, shape (size, size, 3), uint8
+        RGB. Where the crop reaches beyond the image, the image's edge pixels are repeated.
+
+    Raises
+    ------
+    ImageError
+        For an image that cannot be read, and landmarks that are not five finite points near the image.
     """
     from fergeneral.images import load_image
 

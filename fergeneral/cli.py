@@ -125,7 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     video = commands.add_parser("video", help="embed and follow every face in videos", description=_video.__doc__)
     video.add_argument("paths", nargs="+", metavar="PATH", help="video files, or folders of them")
     video.add_argument("-o", "--output", metavar="FILE", help="table to write: .parquet, .csv or .npz")
-    video.add_argument("--fps", type=_positive_number, metavar="N", help="about N frames of each second (default: all)")
+    video.add_argument(
+        "--fps",
+        type=_positive_number,
+        metavar="N",
+        help="about N frames of each second (default: all). Faces are followed, and so looked for, in ten frames a "
+        "second or more, whatever N: fewer save time on embedding and rows, but not on that",
+    )
     video.add_argument("--recursive", action="store_true", help="also look into folders inside folders")
     _add_json_option(video, "print one JSON object for each face, with its embedding, on a line of its own")
     _add_overwrite_option(video)
@@ -210,6 +216,13 @@ def _add_detector_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detector", choices=("mtcnn", "yunet"), default="mtcnn", help="yunet is faster and needs fergeneral[yunet]"
     )
+    parser.add_argument(
+        "--min-face-size",
+        type=_face_size,
+        metavar="N",
+        help="shorter side, in pixels of the photo, of the smallest face looked for (default: 40, or sqrt(width * "
+        "height) / 48 where that is more: 102 in 6000 x 4000); half of it takes up to four times as long",
+    )
 
 
 def _add_json_option(parser: argparse.ArgumentParser, text: str) -> None:
@@ -235,6 +248,14 @@ def _positive(text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}") from None
 
 
+def _face_size(text: str) -> int:
+    """Pixels; MTCNN's first network sees 12."""
+    value = _positive(text)
+    if value < 12:
+        raise argparse.ArgumentTypeError(f"must be 12 or more, got {text!r}")
+    return value
+
+
 def _positive_number(text: str) -> float:
     """More than 0, and finite."""
     try:
@@ -250,7 +271,11 @@ def _load(options: argparse.Namespace, detector: str | None = None) -> Expressio
     from fergeneral.extractor import ExpressionExtractor
 
     return ExpressionExtractor.from_pretrained(
-        options.model, revision=options.revision, device=options.device, detector=detector
+        options.model,
+        revision=options.revision,
+        device=options.device,
+        detector=detector,
+        min_face_size=getattr(options, "min_face_size", None),
     )
 
 
@@ -515,6 +540,7 @@ def _extract_on_ray(options: argparse.Namespace, photos: list[Source]) -> int:
                 model=options.model,
                 revision=options.revision,
                 detector=options.detector,
+                min_face_size=options.min_face_size,
                 shard_rows=options.shard_rows or SHARD_ROWS,
                 resume=options.resume,
                 extend=options.extend,

@@ -2,30 +2,115 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from PIL import Image
 
 from fergeneral.mtcnn import MTCNNDetector
-from fergeneral.types import Detector
+from fergeneral.types import Detection, Detector
 from fergeneral.yunet import YuNetDetector
 
-__all__ = ["MTCNNDetector", "YuNetDetector", "make_detector"]
+__all__ = ["MTCNNDetector", "YuNetDetector", "detect_faces", "make_detector"]
+
+_FAR = 1e9  # pixels: nothing is there
+_OUTSIDE = 0.5  # of the box's sides: farther beyond it the middle of the landmarks is not that of this face
 
 
 def make_detector(
-    detector: Detector | str | None, device: str | torch.device = "cpu", *, local_files_only: bool = False
+    detector: Detector | str | None, device: str | torch.device = "cpu", *, min_face_size: int | None = None
 ) -> Detector:
-    """A detector by its name; None is "mtcnn"; an object with `detect(image) -> list[Detection]` is given back.
+    """A detector by its name; an object with `detect(image) -> list[Detection]` is given back.
 
-    `device`: where MTCNN runs; YuNet always runs on the CPU. `local_files_only`: YuNet's file must be in the Hub's
-    cache. Raises ValueError for another name, TypeError for an object that is no detector, and what YuNetDetector
-    raises.
+    Parameters
+    ----------
+    detector : Detector or str, optional
+        "mtcnn" (the default), "yunet", or an object of one's own.
+    device : str or torch.device
+        Where MTCNN runs; YuNet always runs on the CPU.
+    min_face_size : int, optional
+        The shorter side, in pixels, of the smallest face that "mtcnn" or "yunet" looks for: see MTCNNDetector.
+
+    Raises
+    ------
+    ValueError
+        For another name, a `min_face_size` below 12 (MTCNN) or 1 (YuNet), or one for a detector of one's own.
+    TypeError
+        For an object that is no detector, or a `min_face_size` that is not an integer.
+    MissingExtraError
+        For "yunet" without ONNX Runtime.
     """
-    if detector is None or detector == "mtcnn":
-        return MTCNNDetector(device=device)
-    if detector == "yunet":
-        return YuNetDetector(local_files_only=local_files_only)
+    if detector is None or (isinstance(detector, str) and detector == "mtcnn"):
+        return MTCNNDetector(min_face_size=min_face_size, device=device)
+    if isinstance(detector, str) and detector == "yunet":
+        return YuNetDetector(min_face_size=min_face_size)
     if isinstance(detector, str):
         raise ValueError(f"detector must be 'mtcnn', 'yunet' or an object with a method detect, got {detector!r}")
     if not callable(getattr(detector, "detect", None)):
         raise TypeError(f"detector must have a method detect(image) -> list[Detection], got {type(detector).__name__}")
+    if min_face_size is not None:
+        raise ValueError(
+            f"min_face_size goes with detector='mtcnn' or 'yunet', not with an object ({type(detector).__name__}); "
+            f"set it where the object is made, as in MTCNNDetector(min_face_size={min_face_size!r})"
+        )
     return detector
+
+
+def detect_faces(detector: Detector, image: Image.Image) -> tuple[list[Detection], str | None]:
+    """What a detector finds in an upright PIL image of mode RGB, checked; and why a face was left out, if one was.
+
+    Largest face first, in float32. Left out is a face whose numbers are impossible: not finite or far from any image, a
+    box without area, landmarks that are not five points or lie outside the box. Raises TypeError for what is no list of
+    Detection, and ValueError for a box that is not four numbers.
+    """
+    found = detector.detect(image)
+    name = f"{type(detector).__name__}.detect"
+    if not isinstance(found, (list, tuple)):
+        raise TypeError(f"{name} must return a list of fergeneral.Detection, got {type(found).__name__}")
+    faces: list[Detection] = []
+    left_out: str | None = None
+    for face in found:
+        box, landmarks, score = (_numbers(face, field, name) for field in ("box", "landmarks", "score"))
+        if box.shape != (4,) or score.shape != ():
+            raise ValueError(
+                f"{name} returned a box of shape {box.shape} and a score of shape {score.shape}; wanted: box (4,), "
+                f"left, top, right, bottom in pixels; score, one number"
+            )
+        fault = _fault(box, landmarks, score)
+        if fault is None:
+            faces.append(Detection(box.astype(np.float32), landmarks.astype(np.float32), float(score)))
+        elif left_out is None:
+            left_out = f"a face that {name} found was left out: {fault}"
+    return sorted(faces, key=lambda face: -face.area), left_out
+
+
+def _numbers(face: Any, field: str, name: str) -> np.ndarray:
+    """A field of a detection as float64. Raises TypeError unless it is there and numeric."""
+    try:
+        value = np.asarray(getattr(face, field))
+        if value.dtype.kind in "iuf":
+            return value.astype(np.float64)
+        kind = f"{field} of {value.dtype}"
+    except AttributeError:
+        kind = f"{type(face).__name__} without {field}"
+    except ValueError:  # rows of different lengths
+        kind = f"{field} of rows of different lengths"
+    raise TypeError(
+        f"{name} must return a list of fergeneral.Detection (box, landmarks and score, all numbers), got a {kind}"
+    )
+
+
+def _fault(box: np.ndarray, landmarks: np.ndarray, score: np.ndarray) -> str | None:
+    """What is impossible about a face, in words."""
+    if landmarks.shape != (5, 2):
+        return f"its landmarks have the shape {landmarks.shape}, wanted (5, 2)"
+    if not ((abs(box) < _FAR).all() and (abs(landmarks) < _FAR).all() and np.isfinite(score)):
+        return f"its numbers are impossible: box {box.tolist()}, landmarks {landmarks.tolist()}, score {score}"
+    sides = box[2:] - box[:2]
+    if not (sides > 0).all():
+        return f"its box {box.tolist()} has no area; wanted: left, top, right, bottom"
+    middle = landmarks.mean(axis=0)
+    if not ((middle >= box[:2] - _OUTSIDE * sides) & (middle <= box[2:] + _OUTSIDE * sides)).all():
+        return f"its landmarks {landmarks.tolist()} lie outside its box {box.tolist()}"
+    return None

@@ -58,6 +58,7 @@ class _Plan:
     revision: str | None
     weights_sha256: str
     detector: str | None
+    min_face_size: int | None
     device: str
     batch_size: int
     shard_rows: int
@@ -71,6 +72,7 @@ def extract_dataset(
     model: str | Path | None = None,
     revision: str | None = None,
     detector: str | None = None,
+    min_face_size: int | None = None,
     shard_rows: int = SHARD_ROWS,
     resume: bool = False,
     extend: bool = False,
@@ -88,7 +90,8 @@ def extract_dataset(
     folder that all machines share, as the photos are; `resume`: continue a job in it that was interrupted, whether that
     was made here or by `run_job`; `extend`, `retry_errors`: as there.
     `model`, `revision`: as for `ExpressionExtractor.from_pretrained`; every worker loads the weights for itself, so a
-    folder of them must be shared, too. `detector`: "mtcnn" (None) or "yunet".
+    folder of them must be shared, too. `detector`: "mtcnn" (None) or "yunet";
+    `min_face_size`: of the smallest face that it looks for, as for `from_pretrained`.
     `shard_rows`: photos in a shard, the unit of work: a job has work for as many workers as it has shards.
     `num_workers`: by default as many as the cluster has room for now. `num_cpus`, `num_gpus`: for each of them; with
     `num_gpus` they run on CUDA, else on the CPU; several can share a GPU (`num_gpus=0.5`).
@@ -104,7 +107,9 @@ def extract_dataset(
         num_workers = positive_integer(num_workers, "num_workers")
     listed = _listed(paths_or_dataset)
     check_output(output, resume=resume)
-    extractor = ExpressionExtractor.from_pretrained(model, revision=revision, device="cpu", detector=detector)
+    extractor = ExpressionExtractor.from_pretrained(
+        model, revision=revision, device="cpu", detector=detector, min_face_size=min_face_size
+    )
     with _cluster(address):
         workers = num_workers or _room(num_cpus, num_gpus)
         with (
@@ -121,7 +126,19 @@ def extract_dataset(
         ):
             device = "cuda" if num_gpus else "cpu"
             place, folder, weights = os.path.abspath(output), os.getcwd(), weights_sha256(extractor.encoder)
-            plan = _Plan(place, job.run, folder, model, revision, weights, detector, device, batch_size, shard_rows)
+            plan = _Plan(
+                place,
+                job.run,
+                folder,
+                model,
+                revision,
+                weights,
+                detector,
+                min_face_size,
+                device,
+                batch_size,
+                shard_rows,
+            )
             shards = list(job.shards(listed))
             job.reserve(len(shards))
             pending, total = sum(len(sources) for _, sources in shards), len(listed)
@@ -257,7 +274,11 @@ def _load(plan: _Plan) -> ExpressionExtractor:
     with suppress(OSError):  # a machine that has no such folder may do without, if no path is relative
         os.chdir(plan.folder)
     extractor = ExpressionExtractor.from_pretrained(
-        plan.model, revision=plan.revision, device=plan.device, detector=plan.detector
+        plan.model,
+        revision=plan.revision,
+        device=plan.device,
+        detector=plan.detector,
+        min_face_size=plan.min_face_size,
     )
     weights = weights_sha256(extractor.encoder)
     if weights != plan.weights_sha256:

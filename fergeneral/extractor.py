@@ -11,10 +11,12 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -22,14 +24,24 @@ from PIL import Image
 from fergeneral import hub
 from fergeneral.alignment import cut_face
 from fergeneral.crop_check import looked_at, warn_of_photos
-from fergeneral.detection import make_detector
+from fergeneral.detection import detect_faces, make_detector
 from fergeneral.encoder import Encoder, EncoderConfig
 from fergeneral.errors import ImageError, positive_integer
 from fergeneral.images import as_image_list, as_images, load_image
 from fergeneral.threads import map_ahead, thread_limit, worker_count, worker_pool
 from fergeneral.types import Detection, Detector, Face, TrackedFace, VideoFrame
 
-Found = tuple[list[Detection], list[np.ndarray]]  # a photo's faces, largest first, and their crops (S, S, 3) uint8
+if TYPE_CHECKING:
+    from fergeneral.video import Frame
+
+
+class Found(NamedTuple):
+    """A photo's faces, largest first, their crops (S, S, 3) uint8, and why a face was left out, if one was."""
+
+    detections: list[Detection]
+    crops: list[np.ndarray]
+    left_out: str | None = None
+
 
 _loading = threading.Lock()
 
@@ -54,6 +66,7 @@ class ExpressionExtractor:
         revision: str | None = None,
         device: str | None = None,
         detector: Detector | str | None = None,
+        min_face_size: int | None = None,
         local_files_only: bool = False,
     ) -> ExpressionExtractor:
         """Load an encoder and put a detector before it.
@@ -63,13 +76,18 @@ class ExpressionExtractor:
         then with `revision`, a commit, tag or branch (a commit is what keeps results the same), and
         `local_files_only` to use what has been downloaded before and nothing else (as HF_HUB_OFFLINE=1 does).
         `device`: "cpu", "cuda", "cuda:N" or "mps"; None takes CUDA, then MPS, then the CPU.
-        `detector`: None or "mtcnn"; "yunet", faster, which needs the extra `yunet` and gets a file of 230 kB from
-        the Hub at its first use; or an object with `detect(image) -> list[Detection]`.
+        `detector`: None or "mtcnn"; "yunet", faster, which needs the extra `yunet`; or an object with
+        `detect(image) -> list[Detection]`.
+        `min_face_size`: the shorter side, in pixels of the photo, of the smallest face that "mtcnn" (12 or more) or
+        "yunet" looks for. None takes 40, or sqrt(width * height) / 48 where that is more (above 3.7 megapixels; 102 in
+        6000 x 4000), so that a large photo takes little more time than a small one; half the size takes up to four
+        times the time.
         Raises ModelError for weights that are not there, damaged or not those that config.json describes, and for
-        a device that is not there; MissingExtraError for "yunet" without ONNX Runtime.
+        a device that is not there; MissingExtraError for "yunet" without ONNX Runtime; ValueError for another name of a
+        detector, and for a `min_face_size` that is too small or goes with a detector of one's own.
         """
         encoder = hub.load_encoder(name_or_path, revision, device, local_files_only)
-        return cls(encoder, make_detector(detector, encoder.device, local_files_only=local_files_only))
+        return cls(encoder, make_detector(detector, encoder.device, min_face_size=min_face_size))
 
     @property
     def config(self) -> EncoderConfig:
@@ -82,10 +100,14 @@ class ExpressionExtractor:
         Largest face first; [] where there is none. Raises ImageError for an image that cannot be read. On a CPU this is
         work for one thread until there are four faces to embed; call it from several threads, or use `extract_many`, to
         use more cores.
+        A face with impossible numbers, such as landmarks on one point or far outside its box or the image, is left out
+        with a UserWarning that says why. TypeError and ValueError say what is wrong with a detector of one's own.
         """
         with thread_limit():
-            detections, crops = self._find(image)
-            return self._join(detections, self.encoder.encode(crops, show_progress=False))
+            found = self._find(load_image(image))
+            if found.left_out is not None:
+                warnings.warn(found.left_out, stacklevel=2)
+            return self._join(found.detections, self.encoder.encode(found.crops, show_progress=False))
 
     def extract_many(
         self,
@@ -100,6 +122,7 @@ class ExpressionExtractor:
         threads: see torch.set_num_threads), each of which holds one photo, and faces of several photos are encoded
         together; at most two batches of `batch_size` photos, or about so many faces, and a few photos are held back.
         `images` is gone through, and `on_error` called, in the caller's thread.
+        A face with impossible numbers is left out as in `extract`, with one warning a call, for the first of them.
 
         Parameters
         ----------
@@ -129,16 +152,13 @@ class ExpressionExtractor:
         return self._extract_many(images, batch_size, on_error)
 
     def _extract_many(
-        self,
-        images: Iterable[Any],
-        batch_size: int,
-        on_error: Callable[[int, ImageError], None] | None,
-        load: Callable[[Any], Image.Image] = load_image,
-    ) -> Generator[list[Face]]:
+        self, images: Iterable[Any], batch_size: int, on_error: Callable[[int, ImageError], None] | None
+    ) -> Iterator[list[Face]]:
         workers = worker_count()
         with worker_pool(workers) as pool:
-            found = map_ahead(pool, functools.partial(self._try_find, load=load), images, ahead=3 * workers)
-            for faces in map_ahead(pool, self._encode_batch, _batches(found, batch_size, on_error), ahead=1):
+            found = map_ahead(pool, self._try_find, images, ahead=3 * workers)
+            batches = _batches(_warned(_readable(found, on_error)), batch_size)
+            for faces in map_ahead(pool, self._encode_batch, batches, ahead=1):
                 yield from faces
 
     def extract_video(
@@ -152,9 +172,12 @@ class ExpressionExtractor:
         """`extract` for the frames of a video file: (time, faces) of each, in their order, as they are asked for.
 
         `time` is in seconds since the video's start, by the frames' own time stamps. Each face has a `track`: see
-        TrackedFace. `fps`: of each 1/fps seconds the first frame; None: every frame. The fewer, the sooner a face that
-        moves loses its track: between two frames it may go by half its width. Frames are upright, as the file says they
-        are to be shown.
+        TrackedFace. `fps`: of each 1/fps seconds the first frame; None: every frame. Frames are upright, as the file
+        says they are to be shown.
+        To follow faces, they are looked for in about ten frames a second or more (video.TRACKING_RATE), however few are
+        asked for: a lower `fps` saves the time to embed faces, not the time to find them, and tracks stay nearly the
+        same. Between two frames that are looked at a face may go by half its width; for people who move fast or cross
+        each other, take every frame.
         Memory is bounded as in `extract_many`: some four frames for each thread, those that the decoder holds, and the
         crops of two batches.
         `on_error(time, error)` is called for a frame that is damaged or missing, which then is left out; without it the
@@ -174,29 +197,57 @@ class ExpressionExtractor:
         batch_size: int,
         on_error: Callable[[float, ImageError], None] | None,
     ) -> Iterator[VideoFrame]:
-        from fergeneral.video import Frame, Tracker, read_frames
+        from fergeneral.video import TRACKING_RATE, Tracker, read_frames
 
-        times: dict[int, float] = {}  # of the frames on their way
+        followed: deque[tuple[float, list[int]]] = deque()  # time and tracks of the frames on their way
 
-        def timed(frames: Iterable[Frame]) -> Iterator[Frame]:
-            for position, frame in enumerate(frames):
-                times[position] = frame.time
-                yield frame
+        def follow(frames: Iterable[tuple[float, bool, Found | ImageError]]) -> Iterator[Found]:
+            """The frames that were asked for; faces are followed through all."""
+            tracker = Tracker()
+            numbers: dict[int, int] = {}  # of the tracks that were seen in a frame that was asked for
+            for time, asked, found in frames:
+                if isinstance(found, ImageError):
+                    if on_error is None:
+                        raise found
+                    on_error(time, found)
+                    continue
+                tracks = tracker.follow(time, found.detections)
+                if asked:
+                    followed.append((time, [numbers.setdefault(track, len(numbers)) for track in tracks]))
+                    yield found
 
-        def report(position: int, error: ImageError) -> None:
-            if on_error is None:
-                raise error
-            on_error(times.pop(position), error)
+        workers = worker_count()
+        with closing(read_frames(path, fps, between=TRACKING_RATE)) as frames, worker_pool(workers) as pool:
+            found = map_ahead(pool, self._try_find_frame, frames, ahead=3 * workers)
+            batches = _batches(_warned(follow(found)), batch_size)
+            for batch in map_ahead(pool, self._encode_batch, batches, ahead=1):
+                for faces in batch:
+                    time, tracks = followed.popleft()
+                    yield VideoFrame(time, _tracked(faces, time, tracks))
 
-        tracker = Tracker()
-        with (
-            closing(read_frames(path, fps)) as frames,
-            closing(self._extract_many(timed(frames), batch_size, report, Frame.image)) as found,
-        ):
-            for position, faces in enumerate(found):
-                if position in times:  # else it was reported
-                    time = times.pop(position)
-                    yield VideoFrame(time, _tracked(faces, time, tracker.follow(time, faces)))
+    def align(self, image: Any, landmarks: Any) -> np.ndarray:
+        """Cut the face with these landmarks out of an image, as the encoder wants it.
+
+        `encode([align(image, face.landmarks)])` gives the embedding that `extract(image)` gives for that face.
+
+        Parameters
+        ----------
+        image : image
+            Anything `load_image` takes.
+        landmarks : array_like, shape (5, 2)
+            Left eye, right eye, nose tip, left and right mouth corner, in the upright image's pixels.
+
+        Returns
+        -------
+        ndarray, shape (S, S, 3), uint8
+            RGB; S is `config.crop_size`, and the landmarks lie where `config.template` says.
+
+        Raises
+        ------
+        ImageError
+            For an image that cannot be read, and landmarks that are not five finite points near the image.
+        """
+        return cut_face(load_image(image), landmarks, self.config.crop_size, self.config.template)
 
     def encode(
         self, crops: Any, *, batch_size: int = 64, show_progress: bool | None = None, normalize: bool = False
@@ -278,24 +329,41 @@ class ExpressionExtractor:
         state = self.encoder.state_dict()
         return hub.push(repo, state, self.config, report=report, training=training, notes=notes)
 
-    def _find(self, image: Any, load: Callable[[Any], Image.Image] = load_image) -> Found:
-        picture = load(image)
-        detections = sorted(self.detector.detect(picture), key=lambda detection: -detection.area)
-        size, template = self.config.crop_size, self.config.template
-        return detections, [cut_face(picture, found.landmarks, size, template) for found in detections]
+    def _find(self, image: Image.Image) -> Found:
+        detections, left_out = detect_faces(self.detector, image)
+        found = Found([], [], left_out)
+        for detection in detections:
+            try:
+                crop = cut_face(image, detection.landmarks, self.config.crop_size, self.config.template)
+            except ImageError as error:
+                name = f"{type(self.detector).__name__}.detect"
+                found = found._replace(left_out=found.left_out or f"a face that {name} found was left out: {error}")
+                continue
+            found.detections.append(detection)
+            found.crops.append(crop)
+        return found
 
-    def _try_find(self, image: Any, load: Callable[[Any], Image.Image]) -> Found | ImageError:
+    def _try_find(self, image: Any) -> Found | ImageError:
         try:
-            return self._find(image, load)
+            return self._find(load_image(image))
         except ImageError as error:
             return ImageError(str(error))  # without a traceback, which would hold the photo for as long as the error
 
+    def _try_find_frame(self, frame: Frame) -> tuple[float, bool, Found | ImageError]:
+        """The frame's time, whether it was asked for, and what was found; crops only of those that were asked for."""
+        try:
+            image = frame.image()
+            found = self._find(image) if frame.asked else Found(detect_faces(self.detector, image)[0], [])
+            return frame.time, frame.asked, found
+        except ImageError as error:
+            return frame.time, frame.asked, ImageError(str(error))
+
     def _encode_batch(self, batch: list[Found]) -> list[list[Face]]:
-        embeddings = self.encoder.encode([crop for _, crops in batch for crop in crops], show_progress=False)
-        starts = itertools.accumulate((len(detections) for detections, _ in batch), initial=0)
+        embeddings = self.encoder.encode([crop for found in batch for crop in found.crops], show_progress=False)
+        starts = itertools.accumulate((len(found.detections) for found in batch), initial=0)
         return [
-            self._join(detections, embeddings[start : start + len(detections)])
-            for (detections, _), start in zip(batch, starts, strict=False)
+            self._join(found.detections, embeddings[start : start + len(found.detections)])
+            for found, start in zip(batch, starts, strict=False)
         ]
 
     def _join(self, detections: list[Detection], embeddings: np.ndarray) -> list[Face]:
@@ -312,20 +380,36 @@ def _tracked(faces: list[Face], time: float, tracks: list[int]) -> list[TrackedF
     ]
 
 
-def _batches(
-    found: Iterable[Found | ImageError], size: int, on_error: Callable[[int, ImageError], None] | None
-) -> Iterator[list[Found]]:
+def _readable(
+    found: Iterable[Found | ImageError], on_error: Callable[[int, ImageError], None] | None
+) -> Iterator[Found]:
+    """What was found; nothing in a photo that cannot be read, which is reported, or raised."""
+    for position, result in enumerate(found):
+        if isinstance(result, ImageError):
+            if on_error is None:
+                raise ImageError(f"image {position}: {result}") from result
+            on_error(position, result)
+            result = Found([], [])
+        yield result
+
+
+def _warned(found: Iterable[Found]) -> Iterator[Found]:
+    """The same, with a warning for the first face that was left out."""
+    warned = False
+    for position, result in enumerate(found):
+        if result.left_out is not None and not warned:
+            warnings.warn(f"image {position}: {result.left_out}. Others in this call are not reported", stacklevel=2)
+            warned = True
+        yield result
+
+
+def _batches(found: Iterable[Found], size: int) -> Iterator[list[Found]]:
     """`size` photos, or about so many faces, at a time. Before an error is raised, what came before it is given."""
     batch: list[Found] = []
     try:
-        for position, result in enumerate(found):
-            if isinstance(result, ImageError):
-                if on_error is None:
-                    raise ImageError(f"image {position}: {result}") from result
-                on_error(position, result)
-                result = [], []
+        for result in found:
             batch.append(result)
-            if max(len(batch), sum(len(crops) for _, crops in batch)) >= size:
+            if max(len(batch), sum(len(each.crops) for each in batch)) >= size:
                 yield batch
                 batch = []
     except Exception:

@@ -371,23 +371,6 @@ def _is_damaged(weights: Path) -> bool:
     return hashlib.sha256(data).hexdigest() != stated
 
 
-def fetch_file(repo: str, name: str, sha256: str, *, local_files_only: bool = False) -> Path:
-    """One file of a Hub repository: from the Hub's cache where it is there, else downloaded into it.
-
-    One whose SHA-256 is not the one given is downloaded again, once: the caller must look whether it is now.
-    """
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    with _hub_errors(repo, f"a repository with the file {name}"):
-        try:
-            path = _get(repo, name, None, True)
-        except LocalEntryNotFoundError:
-            path = _get(repo, name, None, local_files_only)
-    if not local_files_only and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        _download_again(repo, path.parent.name, name)
-    return path
-
-
 def _download_again(repo: str, commit: str, *names: str) -> None:
     from huggingface_hub import hf_hub_download
 
@@ -399,11 +382,8 @@ def _download_again(repo: str, commit: str, *names: str) -> None:
         raise ModelError(f"the copy of {repo} in the cache is damaged, and no other could be had: {error}") from error
 
 
-_AN_ENCODER = f"an encoder of this package: it lacks {CONFIG_FILE} or {WEIGHTS_FILE}"
-
-
 @contextmanager
-def _hub_errors(repo: str, wanted: str = _AN_ENCODER) -> Iterator[None]:
+def _hub_errors(repo: str) -> Iterator[None]:
     """Turn what huggingface_hub raises into ModelError that says what to do."""
     from huggingface_hub import errors
 
@@ -425,7 +405,9 @@ def _hub_errors(repo: str, wanted: str = _AN_ENCODER) -> Iterator[None]:
             f"machine: {error}"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise ModelError(f"{repo} is not {wanted}: {error}") from error
+        raise ModelError(
+            f"{repo} is not an encoder of this package: it lacks {CONFIG_FILE} or {WEIGHTS_FILE}: {error}"
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
             f"{repo} is not on the Hub, or is private and needs a log-in (hf auth login): {error}"

@@ -77,7 +77,9 @@ class TrackedFace(Face):
     """A face in a video, in pixels of the frame as it is shown: upright, pixels square.
 
     `time`: of its frame, in seconds since the video's start. `track`: 0, 1, 2, ... in order of appearance; the faces
-    of one track follow each other in place and are taken for one person. A number never comes back in a video.
+    of one track follow each other in place and are taken for one person. A number never comes back in a video: a person
+    who was lost for more than a second, or moved by more than half a face between two frames that were looked at (all,
+    or ten a second), comes back with a new one, as after a cut. Two people who pass through one place may swap numbers.
     """
 
     time: float

@@ -7,6 +7,7 @@ in a file makes FFmpeg open another one or the network.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import stat
@@ -40,6 +41,7 @@ _CLOCK_TICK = 0.001  # seconds; Matroska rounds its times to it, so that a third
 _MAX_FAULTS = 100  # of the container, in all; then the rest of the file is given up
 _MAX_DELAY = 64  # packets that a decoder may hold back: 16 by the order of frames in H.264 and H.265, and its threads
 _DEFAULT_RATE = 25  # frames a second, where neither frames nor stream say anything about time
+TRACKING_RATE = 10  # frames a second, at least, in which faces are looked for to follow them, however few are asked for
 _ASPECTS = (1 / 3, 3)  # of a pixel, width to height; beyond, it is no video that was made on purpose
 
 # FFmpeg's display matrix as (axes kept?, sign of x, sign of y) -> what turns the coded picture upright.
@@ -63,7 +65,8 @@ MAX_GAP = 1.0  # seconds: a hand before the face, some frames in which the detec
 class Frame:
     """A decoded frame of the file `source`, `time` seconds after its start, or what is wrong with it.
 
-    `pixel_aspect`: width to height of a pixel. `turn`: what lays the picture upright; None where it is.
+    `pixel_aspect`: width to height of a pixel. `turn`: what lays the picture upright; None where it is. `asked`: False
+    for a frame that is only there to follow faces, between two of those that were asked for.
     """
 
     source: str
@@ -71,6 +74,7 @@ class Frame:
     picture: av.VideoFrame | ImageError
     pixel_aspect: float = 1.0
     turn: Image.Transpose | None = None
+    asked: bool = True
 
     def image(self) -> Image.Image:
         """The frame as it is to be shown: upright, pixels square, RGB. Raises ImageError where it is damaged."""
@@ -83,24 +87,31 @@ class Frame:
         return image if self.turn is None else image.transpose(self.turn)
 
 
-def read_frames(path: str | os.PathLike[str], fps: float | None = None) -> Generator[Frame]:
+def read_frames(
+    path: str | os.PathLike[str], fps: float | None = None, *, between: float | None = None
+) -> Generator[Frame]:
     """The frames of a video file in the order in which they are shown, decoded as they are asked for.
 
-    With `fps`, of each 1/fps seconds the first frame; without, all. Where a frame is damaged or missing an ImageError
-    stands in its place, whatever `fps`, and reading goes on. Times count from the start that the video stream states,
-    else from its first frame; a frame without a time follows the one before it by the stream's frame duration.
+    With `fps`, of each 1/fps seconds the first frame; without, all. With `between`, also frames between those, marked
+    as not asked for, so that there are at least about `between` a second. Where a frame is damaged or missing an
+    ImageError stands in its place, whatever `fps`, and reading goes on. Times count from the start that the video
+    stream states, else from its first frame; a frame without a time follows the one before it by the stream's frame
+    duration.
     Raises ImageError for a file that is no video, and for one of which no frame can be read.
     """
     name = _file_name(path)
-    slot = None
+    parts = 1 if fps is None or between is None else math.ceil(between / fps)
+    slot = part = None
     empty = True
     with _opened(name) as container:
         for frame in _Decoder(container, _video_stream(container, name), name).frames():
             empty = False
             if fps is not None and not isinstance(frame.picture, ImageError):
                 before, slot = slot, (frame.time + _CLOCK_TICK) * fps // 1
-                if slot == before:
+                before_part, part = part, (frame.time + _CLOCK_TICK) * fps * parts // 1
+                if slot == before and part == before_part:
                     continue
+                frame = dataclasses.replace(frame, asked=slot != before)
             yield frame
     if empty:
         raise ImageError(f"{name} has a video stream, but no frame of it can be read")

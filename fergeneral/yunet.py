@@ -18,16 +18,15 @@ from PIL import Image
 from torchvision.ops import nms
 
 from fergeneral.errors import ModelError
-from fergeneral.mtcnn import LandmarkNetwork, smallest_face
+from fergeneral.mtcnn import LandmarkNetwork, check_min_face_size, smallest_face
 from fergeneral.sessions import import_onnxruntime, open_session
 from fergeneral.storage import read_weights
 from fergeneral.threads import inference, thread_limit
 from fergeneral.types import Detection
 
-REPOSITORY = "opencv/face_detection_yunet"
-MODEL_FILE = "face_detection_yunet_2023mar.onnx"
-# The file's bytes are what is pinned, whatever commit they come from.
+MODEL_FILE = "face_detection_yunet_2023mar.onnx"  # of the OpenCV Zoo, under the MIT licence; comes with this package
 MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+_PACKAGED = Path(__file__).parent / "_detectors" / MODEL_FILE
 _MOST_BYTES = 2**20  # it has 232,589
 
 SCORE_THRESHOLD = 0.7  # of YuNet or of O-Net: one of the two must be so sure of a face
@@ -43,14 +42,24 @@ _FIXED, _FREE = b"\x0a\x03\x08\x80\x05", (b"\x0a\x03\x12\x01h", b"\x0a\x03\x12\x
 
 
 class YuNetDetector:
-    """YuNet with five landmarks: less time than MTCNN, on the CPU only. Needs the extra `yunet`.
+    """YuNet with five landmarks: less time than MTCNN, on the CPU only. Needs the extra `yunet`. Safe between threads.
 
-    `model`: the file `face_detection_yunet_2023mar.onnx`; None takes it from the Hugging Face Hub (its cache, if it
-    is there), with `local_files_only` from the cache alone. `min_face_size`: the shorter side, in pixels, of the
-    smallest face looked for; None takes 40, or 1/48 of the image's longer side where that is more. `score_threshold`:
-    faces that neither YuNet nor O-Net gives so high a score are left out, 0..1.
-    Raises MissingExtraError without ONNX Runtime, and ModelError for a file that cannot be had or whose SHA-256 is
-    wrong. Safe between threads.
+    Parameters
+    ----------
+    model : str or Path, optional
+        Another copy of the file `face_detection_yunet_2023mar.onnx`. By default the one that comes with the package.
+    min_face_size : int, optional
+        The shorter side, in pixels of the image, of the smallest face looked for; 1 or more. By default 40, or
+        sqrt(width * height) / 48 where that is more (above 3.7 megapixels): see MTCNNDetector.
+    score_threshold : float
+        Faces that neither YuNet nor O-Net gives so high a score are left out; between 0 and 1.
+
+    Raises
+    ------
+    MissingExtraError
+        Without ONNX Runtime.
+    ModelError
+        For a file that cannot be read or whose SHA-256 is wrong.
     """
 
     def __init__(
@@ -59,16 +68,13 @@ class YuNetDetector:
         *,
         min_face_size: int | None = None,
         score_threshold: float = SCORE_THRESHOLD,
-        local_files_only: bool = False,
     ) -> None:
         if not 0 < score_threshold < 1:
             raise ValueError(f"score_threshold must lie between 0 and 1, got {score_threshold}")
-        if min_face_size is not None and min_face_size < 1:
-            raise ValueError(f"min_face_size must be at least 1 pixel, got {min_face_size}")
+        self.min_face_size = check_min_face_size(min_face_size, 1)
         _runtime()
-        self.min_face_size = min_face_size
         self.score_threshold = score_threshold
-        self._model = _verified(Path(model) if model is not None else _from_hub(local_files_only))
+        self._model = _verified(_PACKAGED if model is None else Path(model))
         self._landmarks = LandmarkNetwork()
         self._session = _session(self._model)
 
@@ -132,19 +138,13 @@ def _decoded(maps: list[np.ndarray], shape: tuple[int, ...], stride: int, least:
     return np.concatenate([middles - sizes / 2, sizes, marks, scores[places, None]], axis=1).astype(np.float32)
 
 
-def _from_hub(local_files_only: bool) -> Path:
-    from fergeneral.hub import fetch_file
-
-    return fetch_file(REPOSITORY, MODEL_FILE, MODEL_SHA256, local_files_only=local_files_only)
-
-
 def _verified(path: Path) -> bytes:
     data = read_weights(path, _MOST_BYTES)
     digest = hashlib.sha256(data).hexdigest()
     if digest != MODEL_SHA256:
         raise ModelError(
-            f"{path} is not {MODEL_FILE} of {REPOSITORY}: its SHA-256 is {digest}, not {MODEL_SHA256}; "
-            f"delete it and get the file again"
+            f"{path} is not {MODEL_FILE} of the OpenCV Zoo: its SHA-256 is {digest}, not {MODEL_SHA256}; "
+            f"leave `model` out to use the copy that comes with the package, or install the package again"
         )
     return data
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
+import fergeneral
 from fergeneral import ExpressionExtractor
 from fergeneral.encoder import EncoderConfig, build_network
 from fergeneral.hub import save_folder
@@ -50,9 +51,9 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def yunet_model(data: Path) -> Path:
-    """YuNet's file, which lies beside the data sets."""
-    return data.parent / "models" / "face_detection_yunet_2023mar.onnx"
+def yunet_model() -> Path:
+    """YuNet's file, which comes with the package."""
+    return Path(fergeneral.__file__).parent / "_detectors" / "face_detection_yunet_2023mar.onnx"
 
 
 @pytest.fixture(scope="session")

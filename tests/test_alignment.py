@@ -86,7 +86,7 @@ def test_edge_pixels_are_repeated_beyond_the_image() -> None:
 )
 def test_impossible_landmarks_are_refused(landmarks: np.ndarray) -> None:
     with pytest.raises(ImageError, match="landmarks"):
-        align_face(np.zeros((100, 100, 3), dtype=np.uint8), landmarks)
+        align_face(np.zeros((100, 100, 3), dtype=np.uint8), landmarks, size=112)
 
 
 def test_crops_are_resized_like_faces_are_aligned() -> None:

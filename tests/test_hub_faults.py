@@ -21,7 +21,7 @@ from tiny import TinyNetwork, embeds, save_tiny, use_tiny_networks
 
 from fergeneral import ModelError
 from fergeneral.encoder import Encoder, EncoderConfig
-from fergeneral.hub import CONFIG_FILE, INT8_FILE, WEIGHTS_FILE, fetch_file, load_encoder, verified_weights
+from fergeneral.hub import CONFIG_FILE, INT8_FILE, WEIGHTS_FILE, load_encoder, verified_weights
 
 FIRST, SECOND = "a" * 40, "b" * 40  # commits
 Fault = Callable[["Handler"], bool]  # answers in the handler's place and says so
@@ -449,47 +449,6 @@ def test_a_commit_that_is_a_path_leads_nowhere(hub: Hub, tmp_path: Path) -> None
     hub.fault = lead_out
     assert "owner/encoder" in refusal()
     assert {path.name for path in tmp_path.iterdir()} <= {"hub", "cache"}
-
-
-# One file whose SHA-256 is known: YuNet's
-
-
-def fetch(hub: Hub, **options: bool) -> bytes:
-    return fetch_file("owner/encoder", WEIGHTS_FILE, sha256_of(hub, FIRST), **options).read_bytes()
-
-
-def test_a_single_file_is_had_after_each_fault(hub: Hub, tmp_path: Path) -> None:
-    for fault in (
-        status(500),
-        status(403),
-        status(404, "EntryNotFound"),
-        of_get(hang_up),
-        of_get(status(500)),
-        captive,
-    ):
-        hub.fault = fault
-        with pytest.raises(ModelError, match="owner/encoder"):
-            fetch(hub)
-        assert snapshots(tmp_path) == []
-    with pytest.raises(ModelError, match="unset HF_HUB_OFFLINE and local_files_only"):
-        fetch(hub, local_files_only=True)
-    hub.fault = of_get(times(1, page_of_same_length))
-    right = (hub.folder / FIRST / WEIGHTS_FILE).read_bytes()
-    assert fetch(hub) == right
-    hub.fault = status(500)
-    assert fetch(hub) == right
-    assert fetch(hub, local_files_only=True) == right
-
-
-def test_a_single_file_damaged_in_the_cache_is_downloaded_again(hub: Hub) -> None:
-    right = fetch(hub)
-    path = fetch_file("owner/encoder", WEIGHTS_FILE, sha256_of(hub, FIRST), local_files_only=True)
-    path.write_bytes(b"rot")
-    hub.fault = status(500)
-    with pytest.raises(ModelError, match="is damaged, and no other could be had"):
-        fetch(hub)
-    hub.fault = lambda handler: False
-    assert fetch(hub) == right
 
 
 # Weights in 8-bit whole numbers: model.onnx, where a repository has no model.safetensors
