@@ -185,9 +185,13 @@ def test_the_readmes_commands_run(command: str, named_files: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("command", [line for line in commands(ROOT / "README.md") if PARSED[1] in line])
-def test_the_readmes_training_commands_are_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_training_commands_are_parsed(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fergeneral.train import __main__ as module
 
+    (tmp_path / "DATA").mkdir()
+    monkeypatch.chdir(tmp_path)
     asked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(module, "train", lambda recipe, data, out, **_: asked.append((recipe.name, data)))
     program, *words = shlex.split(command)
