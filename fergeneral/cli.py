@@ -482,7 +482,8 @@ def _list(options: argparse.Namespace) -> list[Source]:
 
 def _list_videos(options: argparse.Namespace) -> list[Path]:
     """The videos of `video`. Raises DataError for paths that are not there or hold none."""
-    from fergeneral.sources import IMAGE_SUFFIXES, check_paths
+    from fergeneral.images import IMAGE_SUFFIXES
+    from fergeneral.sources import check_paths
 
     check_paths(options.paths)
     videos = list(_videos(options.paths, options.recursive))
