@@ -25,7 +25,7 @@ from fergeneral.storage import whole_file
 from fergeneral.types import Detector, Face
 
 try:
-    import joblib
+    from joblib import hash as hash_of
     from sklearn.base import BaseEstimator, TransformerMixin
 except ImportError as error:
     raise MissingExtraError("ExpressionFeatures", "scikit-learn", "eval") from error
@@ -312,7 +312,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         detector = "mtcnn" if self.detector is None else self.detector
         if not isinstance(detector, str):
             try:
-                detector = f"{type(detector).__module__}.{type(detector).__qualname__} {joblib.hash(detector)}"
+                detector = f"{type(detector).__module__}.{type(detector).__qualname__} {hash_of(detector)}"
             except Exception as error:  # what cannot be pickled raises errors of many kinds
                 raise ValueError(
                     f"cache needs a detector that can be pickled, to tell it from others: {error}"
