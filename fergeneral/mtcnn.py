@@ -15,7 +15,7 @@ image, what O-Net says is taken for what it saw (see LandmarkNetwork). Else, wha
   and the weights of the shrinking, were chosen on 1,021 training images of RAF-DB with a black margin (facenet-pytorch
   sees a face in 91.7 %, this in 91.9 %) and on 96 scenes with 640 pasted faces (90.3 % and 89.5 %);
 - of P-Net's squares, those that have become nearly the same by its own correction are one: a sixth less for R-Net. On
-  300 scenes with 1,919 faces the detector so found 1,752, and 1,749 without it and with larger pixels for R-Net.
+  300 scenes with 1,919 faces the detector so found 1,753, and 1,749 without it and with finer pixels for R-Net.
 
 The faces are the same but for chance: a face moves by as much when the image is shifted by one pixel under
 facenet-pytorch's own detector. benchmarks/detection.py measures both.

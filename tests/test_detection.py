@@ -184,12 +184,12 @@ def test_a_box_inside_another_is_dropped() -> None:
 
 def test_the_smallest_face_grows_with_a_large_photo_unless_it_is_given(photos: Path) -> None:
     head = load_image(photos / "astronaut.png").crop((150, 20, 300, 200)).resize((60, 72))
-    canvas = Image.new("RGB", (4200, 300), (90, 90, 90))
+    canvas = Image.new("RGB", (4200, 4200), (90, 90, 90))
     canvas.paste(head, (900, 100))  # the face in it is about 50 pixels high; 4200 / 48 is 87
     assert MTCNNDetector().detect(canvas) == []
     (found,) = MTCNNDetector(min_face_size=40).detect(canvas)
     assert overlap(found.box, np.array([900, 100, 960, 172])) > 0.3
-    (again,) = MTCNNDetector().detect(canvas.crop((0, 0, 1800, 300)))
+    (again,) = MTCNNDetector().detect(canvas.crop((0, 0, 4200, 300)))
     assert overlap(again.box, found.box) > 0.8
 
 
