@@ -175,9 +175,7 @@ class LandmarkNetwork:
         the others.
         """
         squares, said = _look(self._network, self._device, halves, squares, side=48, finer=1, at_once=16)
-        parts = np.clip(
-            squares, 1, np.array(halves.size * 2, dtype=np.float32)
-        )  # corners are counted from 1, see _inside
+        parts = np.clip(squares, 1, np.array(halves.size * 2, dtype=np.float32))  # corners are counted from 1: _inside
         sides = parts[:, 2:] - parts[:, :2] + 1
         points = said[:, 5:].reshape(-1, 2, 5).transpose(0, 2, 1)
         return parts, said[:, 1:5], points * sides[:, None] + parts[:, None, :2] - 1, _sigmoid(said[:, 0])
