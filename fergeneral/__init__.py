@@ -73,7 +73,7 @@ _HOME = {
 # That the documentation names; as attributes, so that `import fergeneral` is enough to use them.
 _MODULES = (
     *("datasets", "distributed", "drawing", "encoder", "errors", "evaluate", "export", "images", "int8", "jobs"),
-    *("sources", "storage", "train", "types", "video"),
+    *("sources", "storage", "train", "transformer", "types", "video"),
 )
 
 

@@ -613,7 +613,7 @@ def test_wrong_options_are_told_at_once(squares: ExpressionExtractor) -> None:
     for fps in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="fps must be more than 0"):
             squares.extract_video("v.mp4", fps=fps)
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size must be a positive integer"):
         squares.extract_video("v.mp4", batch_size=0)
 
 
