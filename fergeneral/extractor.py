@@ -49,9 +49,9 @@ _loading = threading.Lock()
 class ExpressionExtractor:
     """Photos -> faces with expression embeddings, by a detector and a frozen encoder.
 
-    Safe between threads, and in a forked process, where torch uses one thread unless told otherwise. It can be pickled
-    and copied: 45 MB for a ResNet-18, so many tasks of another process had better load their own once, as `extract`
-    does.
+    Safe between threads. A process that has used it may fork, but not while its threads extract: use spawn or
+    forkserver then. A forked child computes on one thread. It can be pickled and copied: 45 MB for a ResNet-18, so
+    where many tasks go to other processes, let each process load its own once, as `extract` does.
     """
 
     def __init__(self, encoder: Encoder, detector: Detector | str | None = None) -> None:
