@@ -58,10 +58,10 @@ class _Plan:
     revision: str | None
     weights_sha256: str
     detector: str | None
-    min_face_size: int | None
     device: str
     batch_size: int
     shard_rows: int
+    min_face_size: int | None = None
     version: str = __version__
 
 
@@ -109,19 +109,8 @@ def extract_dataset(
         with _open(extractor, output, shard_rows, resume) as job:
             device = "cuda" if num_gpus else "cpu"
             place, folder, weights = os.path.abspath(output), os.getcwd(), weights_sha256(extractor.encoder)
-            plan = _Plan(
-                place,
-                job.run,
-                folder,
-                model,
-                revision,
-                weights,
-                detector,
-                min_face_size,
-                device,
-                batch_size,
-                shard_rows,
-            )
+            plan = _Plan(place, job.run, folder, model, revision, weights, detector, device, batch_size, shard_rows)
+            plan = dataclasses.replace(plan, min_face_size=min_face_size)
             shards = list(job.shards(listed))
             job.reserve(len(shards))
             pending, total = sum(len(sources) for _, sources in shards), len(listed)
