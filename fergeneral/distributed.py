@@ -109,9 +109,8 @@ def extract_dataset(
         with _open(extractor, output, shard_rows, resume) as job:
             device = "cuda" if num_gpus else "cpu"
             place, folder, weights = os.path.abspath(output), os.getcwd(), weights_sha256(extractor.encoder)
-            plan = _Plan(
-                place, job.run, folder, model, revision, weights, detector, device, batch_size, shard_rows, min_face_size
-            )
+            settings = (detector, device, batch_size, shard_rows, min_face_size)
+            plan = _Plan(place, job.run, folder, model, revision, weights, *settings)
             shards = list(job.shards(listed))
             job.reserve(len(shards))
             pending, total = sum(len(sources) for _, sources in shards), len(listed)
