@@ -129,8 +129,8 @@ def _parser() -> argparse.ArgumentParser:
         "--fps",
         type=_positive_number,
         metavar="N",
-        help="about N frames of each second (default: all). Faces are followed, and so looked for, in ten frames a "
-        "second or more, whatever N: fewer save time on embedding and rows, but not on that",
+        help="about N frames of each second (default: all). To follow faces, at least ten frames of each second are "
+        "searched for them whatever N is: a smaller N saves the time to embed them, not the time to find them",
     )
     video.add_argument("--recursive", action="store_true", help="also look into folders inside folders")
     _add_json_option(video, "print one JSON object for each face, with its embedding, on a line of its own")

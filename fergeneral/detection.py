@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
+from fergeneral.alignment import cut_face
+from fergeneral.errors import ImageError
 from fergeneral.mtcnn import MTCNNDetector
 from fergeneral.types import Detection, Detector
 from fergeneral.yunet import YuNetDetector
 
-__all__ = ["MTCNNDetector", "YuNetDetector", "detect_faces", "make_detector"]
+__all__ = ["Found", "MTCNNDetector", "YuNetDetector", "detect_faces", "find_faces", "make_detector"]
 
 _FAR = 1e9  # pixels: nothing is there
 _OUTSIDE = 0.5  # of the box's sides: farther beyond it the middle of the landmarks is not that of this face
@@ -57,15 +59,38 @@ def make_detector(
     return detector
 
 
-def detect_faces(detector: Detector, image: Image.Image) -> tuple[list[Detection], str | None]:
-    """What a detector finds in an upright PIL image of mode RGB, checked; and why a face was left out, if one was.
+class Found(NamedTuple):
+    """Faces of an image, largest first, their crops (S, S, 3) uint8 if they were cut, and why a face was left out."""
 
-    Largest face first, in float32. Left out is a face whose numbers are impossible: not finite or far from any image, a
-    box without area, landmarks that are not five points or lie outside the box. Raises TypeError for what is no list of
-    Detection, and ValueError for a box that is not four numbers.
+    detections: list[Detection]
+    crops: list[np.ndarray]
+    left_out: str | None = None
+
+
+def find_faces(detector: Detector, image: Image.Image, size: int, template: Any) -> Found:
+    """`detect_faces`, and the crop of each face; also left out is a face that cannot be cut (see `cut_face`)."""
+    detected = detect_faces(detector, image)
+    found = Found([], [], detected.left_out)
+    for face in detected.detections:
+        try:
+            crop = cut_face(image, face.landmarks, size, template)
+        except ImageError as error:
+            found = found._replace(left_out=found.left_out or _left_out(detector, str(error)))
+            continue
+        found.detections.append(face)
+        found.crops.append(crop)
+    return found
+
+
+def detect_faces(detector: Detector, image: Image.Image) -> Found:
+    """What a detector finds in an upright PIL image of mode RGB, checked and in float32; without crops.
+
+    Left out is a face whose numbers are impossible: not finite or far from any image, a box without area, landmarks
+    that are not five points or lie outside the box. Raises TypeError for what is no list of Detection, and ValueError
+    for a box that is not four numbers.
     """
     found = detector.detect(image)
-    name = f"{type(detector).__name__}.detect"
+    name = _name(detector)
     if not isinstance(found, (list, tuple)):
         raise TypeError(f"{name} must return a list of fergeneral.Detection, got {type(found).__name__}")
     faces: list[Detection] = []
@@ -81,8 +106,16 @@ def detect_faces(detector: Detector, image: Image.Image) -> tuple[list[Detection
         if fault is None:
             faces.append(Detection(box.astype(np.float32), landmarks.astype(np.float32), float(score)))
         elif left_out is None:
-            left_out = f"a face that {name} found was left out: {fault}"
-    return sorted(faces, key=lambda face: -face.area), left_out
+            left_out = _left_out(detector, fault)
+    return Found(sorted(faces, key=lambda face: -face.area), [], left_out)
+
+
+def _name(detector: Detector) -> str:
+    return f"{type(detector).__name__}.detect"
+
+
+def _left_out(detector: Detector, fault: str) -> str:
+    return f"a face that {_name(detector)} found was left out: {fault}"
 
 
 def _numbers(face: Any, field: str, name: str) -> np.ndarray:

@@ -58,10 +58,10 @@ class _Plan:
     revision: str | None
     weights_sha256: str
     detector: str | None
-    min_face_size: int | None
     device: str
     batch_size: int
     shard_rows: int
+    min_face_size: int | None = None
     version: str = __version__
 
 
@@ -126,19 +126,8 @@ def extract_dataset(
         ):
             device = "cuda" if num_gpus else "cpu"
             place, folder, weights = os.path.abspath(output), os.getcwd(), weights_sha256(extractor.encoder)
-            plan = _Plan(
-                place,
-                job.run,
-                folder,
-                model,
-                revision,
-                weights,
-                detector,
-                min_face_size,
-                device,
-                batch_size,
-                shard_rows,
-            )
+            settings = (detector, device, batch_size, shard_rows, min_face_size)
+            plan = _Plan(place, job.run, folder, model, revision, weights, *settings)
             shards = list(job.shards(listed))
             job.reserve(len(shards))
             pending, total = sum(len(sources) for _, sources in shards), len(listed)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,7 @@ from PIL import Image
 from fergeneral import hub
 from fergeneral.alignment import cut_face
 from fergeneral.crop_check import looked_at, warn_of_photos
-from fergeneral.detection import detect_faces, make_detector
+from fergeneral.detection import Found, detect_faces, find_faces, make_detector
 from fergeneral.encoder import Encoder, EncoderConfig
 from fergeneral.errors import ImageError, positive_integer
 from fergeneral.images import as_image_list, as_images, load_image
@@ -33,14 +33,6 @@ from fergeneral.types import Detection, Detector, Face, TrackedFace, VideoFrame
 
 if TYPE_CHECKING:
     from fergeneral.video import Frame
-
-
-class Found(NamedTuple):
-    """A photo's faces, largest first, their crops (S, S, 3) uint8, and why a face was left out, if one was."""
-
-    detections: list[Detection]
-    crops: list[np.ndarray]
-    left_out: str | None = None
 
 
 _loading = threading.Lock()
@@ -330,18 +322,7 @@ class ExpressionExtractor:
         return hub.push(repo, state, self.config, report=report, training=training, notes=notes)
 
     def _find(self, image: Image.Image) -> Found:
-        detections, left_out = detect_faces(self.detector, image)
-        found = Found([], [], left_out)
-        for detection in detections:
-            try:
-                crop = cut_face(image, detection.landmarks, self.config.crop_size, self.config.template)
-            except ImageError as error:
-                name = f"{type(self.detector).__name__}.detect"
-                found = found._replace(left_out=found.left_out or f"a face that {name} found was left out: {error}")
-                continue
-            found.detections.append(detection)
-            found.crops.append(crop)
-        return found
+        return find_faces(self.detector, image, self.config.crop_size, self.config.template)
 
     def _try_find(self, image: Any) -> Found | ImageError:
         try:
@@ -353,7 +334,7 @@ class ExpressionExtractor:
         """The frame's time, whether it was asked for, and what was found; crops only of those that were asked for."""
         try:
             image = frame.image()
-            found = self._find(image) if frame.asked else Found(detect_faces(self.detector, image)[0], [])
+            found = self._find(image) if frame.asked else detect_faces(self.detector, image)
             return frame.time, frame.asked, found
         except ImageError as error:
             return frame.time, frame.asked, ImageError(str(error))

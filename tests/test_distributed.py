@@ -210,7 +210,7 @@ def plan(cluster: str, random_folder: Path, tmp_path: Path) -> Iterator[module._
     with Job.of(extractor, tmp_path / "out", [], shard_rows=10, resume=False) as job:
         weights = extractor.config.weights_sha256
         yield module._Plan(
-            str(tmp_path / "out"), job.run, os.getcwd(), random_folder, None, weights, None, None, "cpu", 32, 10
+            str(tmp_path / "out"), job.run, os.getcwd(), random_folder, None, weights, None, "cpu", 32, 10
         )
 
 

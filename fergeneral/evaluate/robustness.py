@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from fergeneral.alignment import TEMPLATE, cut_face, similarity_transform, warp
+from fergeneral.alignment import TEMPLATE, similarity_transform, warp
 from fergeneral.datasets import Dataset
+from fergeneral.detection import find_faces
 from fergeneral.encoder import EncoderConfig
 from fergeneral.types import Detector
 
@@ -206,5 +207,5 @@ def _clean_matrix(dataset: Dataset, image: Image.Image, size: int, template: Any
 
 def _found_crop(detector: Detector, size: int, template: Any, image: Image.Image, index: int) -> np.ndarray | None:
     wide = ImageOps.expand(image, round(MARGIN * _side(image)))
-    faces = detector.detect(wide)
-    return cut_face(wide, max(faces, key=lambda face: face.area).landmarks, size, template) if faces else None
+    crops = find_faces(detector, wide, size, template).crops
+    return crops[0] if crops else None
