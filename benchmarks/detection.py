@@ -179,7 +179,7 @@ def quality_table(measured: dict[str, Quality]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--yunet", type=Path, help="face_detection_yunet_2023mar.onnx (default: from the Hub)")
+    parser.add_argument("--yunet", type=Path, help="face_detection_yunet_2023mar.onnx (default: the packaged one)")
     parser.add_argument("--faces", type=Path, help="folder with rafdb/ and ferplus/")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))

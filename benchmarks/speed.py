@@ -5,7 +5,7 @@
 Writes speed.json and, from it, the table in README.md between the marks, both beside this file. Everything compared is
 run in turn, once a round; costs are medians over the rounds, and a ratio is the median of the rounds' ratios. The cost
 is CPU time (of all threads), which a busy machine changes less than the time on the clock; where the clock is meant,
-it says so. --yunet: YuNet's file (default: from the Hub).
+it says so. --yunet: YuNet's file (default: the packaged one).
 """
 
 from __future__ import annotations
