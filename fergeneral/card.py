@@ -51,8 +51,8 @@ TERMS = {
     "affectnet8": DatasetTerms(
         "AffectNet8",
         "a public object-detection version of AffectNet (two thirds; Mollahosseini, Hasani, Mahoor, *IEEE Transactions "
-        "on Affective Computing*, 2019) and FFHQ (Karras, Laine, Aila, CVPR 2019), labelled by that version, faces with "
-        "their surroundings, aligned",
+        "on Affective Computing*, 2019) and FFHQ (Karras, Laine, Aila, CVPR 2019), labelled by that version, faces "
+        "with their surroundings, aligned",
         "AffectNet is given for non-commercial research, after an agreement; FFHQ is under CC BY-NC-SA 4.0",
     ),
     "ferplus": DatasetTerms(

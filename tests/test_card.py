@@ -297,11 +297,11 @@ def test_records_of_other_weights_are_refused() -> None:
 
 
 def test_every_known_data_set_has_its_terms() -> None:
-    names = ("rafdb", "affectnet", "ferplus", "contempt", "ckplus")
+    names = ("rafdb", "affectnet", "affectnet8", "ferplus", "contempt", "ckplus")
     assert tuple(TERMS) == names
     text = license_text(EncoderConfig("m", training_data=names))
-    assert text.count("\n- **") == 5
-    assert text.count("non-commercial research, after an agreement") == 4
+    assert text.count("\n- **") == 6
+    assert text.count("non-commercial research, after an agreement") == 5
     assert "labels are under the MIT licence, the photos under no open licence" in text
     assert "**Research only, non-commercial.**" in text
 

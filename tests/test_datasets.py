@@ -176,3 +176,15 @@ def test_the_real_sets_have_their_known_sizes(data: Path) -> None:
     ckplus = open_dataset(data / "ckplus48")
     assert len({sample.subject for sample in ckplus.samples}) == 118
     assert len(ckplus.samples) == 981
+
+
+def test_affectnet8_is_cut_to_the_template_inside_its_margin(tmp_path: Path) -> None:
+    """Its faces are aligned so that the central 80 % is the crop."""
+    folder = tmp_path / "affectnet8" / "train" / "fear"
+    folder.mkdir(parents=True)
+    picture = np.zeros((80, 80, 3), dtype=np.uint8)
+    picture[8:72, 8:72] = 255
+    Image.fromarray(picture).save(folder / "a.png")
+    dataset = open_dataset(tmp_path / "affectnet8")
+    (crop,) = dataset.crops(lambda image: dataset.align(image, 64))
+    assert crop.min() >= 250
