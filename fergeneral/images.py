@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops, ImageFile
 
-from fergeneral.errors import ImageError
+from fergeneral.errors import ImageError, positive_integer
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit for a picture that is not an attack: 256 MiB of RGB
 MAX_BYTES = 2**29  # of a file: 512 MiB, six bytes for each of MAX_PIXELS (16-bit RGB, not compressed)
@@ -98,16 +98,15 @@ def load_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     ------
     ImageError
         For whatever `source` is that cannot be read: it says what came and what is wanted.
-    ValueError
-        For a `max_pixels` that is no positive integer.
+    TypeError, ValueError
+        For a `max_pixels` that is no integer, or not positive.
 
     Warns
     -----
     UserWarning
         By Pillow, of faults in a file's metadata. libtiff may also print what it finds wrong with a TIFF on stderr.
     """
-    if not isinstance(max_pixels, int) or max_pixels < 1:
-        raise ValueError(f"max_pixels must be a positive whole number, got {max_pixels!r}")
+    max_pixels = positive_integer(max_pixels, "max_pixels")
     if isinstance(source, Image.Image):
         return _from_pil(source, max_pixels)
     if isinstance(source, (str, os.PathLike)):
