@@ -281,7 +281,7 @@ class ExpressionExtractor:
             look takes about as long as one or two crops. `Encoder.encode` does the same without it.
         """
         images = as_image_list(crops, what="encode")
-        sample = [images[position] for position in looked_at(len(images))]
+        sample = (images[position] for position in looked_at(len(images)))  # read only as far as asked for
         advice = "use extract or extract_many for photos"
         warn_of_photos(sample, len(images), self.config, what="encode takes face crops", advice=advice, stacklevel=2)
         return self.encoder.encode(images, batch_size=batch_size, show_progress=show_progress, normalize=normalize)

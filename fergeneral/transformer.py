@@ -220,7 +220,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _rows(self, images: Sequence[Any], on_missing: str, *, stacklevel: int) -> np.ndarray:
         """(N, D); NaN where there is no face or no readable image, unless these raise. `stacklevel`: of warnings."""
         if self.aligned:
-            sample = [images[position] for position in looked_at(len(images))]
+            sample = (images[position] for position in looked_at(len(images)))  # read only as far as asked for
             what, advice = "aligned=True says that X holds face crops", "leave it out for photos"
             warn_of_photos(sample, len(images), self._config(), what=what, advice=advice, stacklevel=stacklevel)
         rows = np.full((len(images), self._config().embedding_size), np.nan, dtype=np.float32)
