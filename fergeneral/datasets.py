@@ -48,6 +48,8 @@ _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", 
 _RAFDB_LABELS = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # its labels 1..7
 _CKPLUS_SUBJECT = re.compile(r"^(S\d{3})_\d{3}_\d{8}$")
 
+_DOUBTED = 0.5  # weight of an image whose two labels differ; a probe taught on RAF-DB sides with the first in 55 %
+
 # Where the five landmarks lie in each set's own images (fractions of width and height), measured as for TEMPLATE
 # by benchmarks/landmarks.py. RAF-DB defines the template, so that its crops stay as they are.
 _LANDMARKS = {
@@ -65,6 +67,7 @@ class Sample:
     """One labelled image: its path inside the data set's folder, label, split and, where known, person.
 
     `votes`: the shares of the annotators' votes for EXPRESSIONS (8 numbers, sum 1), where the data set has them.
+    `weight`: of the image in training, more than 0; less than 1 where the label is in doubt.
     """
 
     path: str
@@ -72,6 +75,7 @@ class Sample:
     split: str | None = None
     subject: str | None = None
     votes: tuple[float, ...] | None = None
+    weight: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +146,8 @@ def open_dataset(folder: str | Path, *, drop_duplicates: bool = True) -> Dataset
     `folder` is laid out as this module's docstring says, or is a manifest (.csv).
     With `drop_duplicates` the groups in `near_duplicates.csv` (columns group, path, label, split), where there
     is one, lose these *train* images: those with a near copy in another split, those in a group with
-    conflicting labels, and all but the first of the rest. Other splits stay whole.
+    conflicting labels, and all but the first of the rest. Other splits stay whole. Images to which
+    `second_labels.csv` (columns path, second_label), where there is one, gives another label have half the weight.
     Raises DataError where nothing fits, a listed image is missing, or a row is broken.
     """
     root = Path(folder)
@@ -174,6 +179,8 @@ def open_dataset(folder: str | Path, *, drop_duplicates: bool = True) -> Dataset
     if not dataset.samples:
         reasons = "".join(f"; {count} files left out: {reason}" for reason, count in dataset.left_out if count)
         raise DataError(f"{root} has no labelled images{reasons}")
+    if files.has("second_labels.csv"):
+        dataset = _with_weights(dataset, files)
     if drop_duplicates and files.has("near_duplicates.csv"):
         dataset = _without_duplicates(dataset, files)
     return dataset
@@ -296,6 +303,15 @@ def _read_folders(root: Path, files: _Files) -> Dataset:
 
 def _standard(label: str) -> str:
     return _ALIASES.get(label.strip().lower(), label.strip())
+
+
+def _with_weights(dataset: Dataset, files: _Files) -> Dataset:
+    second = {row["path"]: _standard(row["second_label"]) for row in files.rows("second_labels.csv")}
+    samples = tuple(
+        dataclasses.replace(sample, weight=_DOUBTED) if second.get(sample.path, "") not in ("", sample.label) else sample
+        for sample in dataset.samples
+    )
+    return dataclasses.replace(dataset, samples=samples)
 
 
 def _without_duplicates(dataset: Dataset, files: _Files) -> Dataset:

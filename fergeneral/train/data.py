@@ -25,14 +25,16 @@ class TrainingSet:
     """All images of a run, in the order of the recipe's data sets.
 
     `pixels` (N, 4, P, P) uint8. `fine` and `coarse` (N,) int64 labels. `target` (N, 8) float32: what the fine term
-    wants, the annotators' votes where the data set has them, else 1 for the label. `cut_out` (M,) int64: indices of
-    cut-out faces. `pool` (L,) int64: the indices that one epoch goes through, those of a repeated set several times.
+    wants, the annotators' votes where the data set has them, else 1 for the label. `weight` (N,) float32: of an image
+    in the fine term. `cut_out` (M,) int64: indices of
+    cut-out faces. `pool` (L,) int64: the indices that one epoch goes through, those of a repeated set or expression several times.
     """
 
     pixels: Tensor
     fine: Tensor
     coarse: Tensor
     target: Tensor
+    weight: Tensor
     cut_out: Tensor
     pool: Tensor
     names: tuple[str, ...]
@@ -46,13 +48,13 @@ class TrainingSet:
         The pixels are not in it, nor is the folder that holds the data sets.
         """
         digest = hashlib.sha256("\n".join(self.names).encode())
-        for tensor in (self.fine, self.target, self.pool):
+        for tensor in (self.fine, self.target, self.weight, self.pool):
             digest.update(tensor.cpu().numpy().tobytes())
         return f"{len(self)} images, {digest.hexdigest()[:16]}"
 
     def to(self, device: torch.device) -> TrainingSet:
         """The same data with images and labels on a device; indices stay on the CPU, where parameters are drawn."""
-        moved = {name: getattr(self, name).to(device) for name in ("pixels", "fine", "coarse", "target")}
+        moved = {name: getattr(self, name).to(device) for name in ("pixels", "fine", "coarse", "target", "weight")}
         return dataclasses.replace(self, **moved)
 
     def resized(self, size: int) -> TrainingSet:
@@ -81,7 +83,11 @@ def load_training_set(folder: str | Path, recipe: Recipe, *, show_progress: bool
     repeats = recipe.repeats or (1,) * len(datasets)
     if len(repeats) != len(datasets):
         raise DataError(f"the recipe {recipe.name} has repeats for {len(repeats)} of its {len(datasets)} data sets")
-    times = [n for n, dataset in zip(repeats, datasets, strict=True) for _ in dataset.samples]
+    of_expression = recipe.expression_repeats or (1,) * len(EXPRESSIONS)
+    if len(of_expression) != len(EXPRESSIONS):
+        raise DataError(f"the recipe {recipe.name} has repeats for {len(of_expression)} of {len(EXPRESSIONS)} expressions")
+    of_dataset = [n for n, dataset in zip(repeats, datasets, strict=True) for _ in dataset.samples]
+    times = [n * of_expression[label] for n, label in zip(of_dataset, fine, strict=True)]
     size = storage_size(recipe)
     pixels = np.empty((len(fine), 4, size, size), dtype=np.uint8)
     cut_out: list[int] = []
@@ -99,6 +105,7 @@ def load_training_set(folder: str | Path, recipe: Recipe, *, show_progress: bool
         torch.tensor(fine),
         torch.tensor(coarse),
         torch.tensor(target),
+        torch.tensor([sample.weight for dataset in datasets for sample in dataset.samples]),
         torch.tensor(cut_out, dtype=torch.long),
         torch.arange(len(fine)).repeat_interleave(torch.tensor(times)),
         names,

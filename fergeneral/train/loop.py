@@ -238,7 +238,9 @@ class Trainer:
             logits = outputs.fine
             smoothing = self.recipe.label_smoothing
             wanted = target.repeat_interleave(2, dim=0)
-            terms["fine"] = F.cross_entropy(logits.flatten(0, 1), wanted, label_smoothing=smoothing)
+            weight = self.images.weight[index].repeat_interleave(2)
+            each = F.cross_entropy(logits.flatten(0, 1), wanted, label_smoothing=smoothing, reduction="none")
+            terms["fine"] = (weight * each).sum() / weight.sum()
             terms["total"] = terms["total"] + self.recipe.fine_weight * terms["fine"]
             terms["fine_accuracy"] = (logits[:, 0].argmax(dim=1) == fine).float().mean()
         return terms
