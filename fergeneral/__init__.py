@@ -1,4 +1,5 @@
-"""General embeddings of facial expressions: `extract(image)` gives one 512-d vector for every face in a photo.
+"""General embeddings of facial expressions: `extract(image)` gives one 512-d vector for every face in a photo, and
+`classify(image)` its expression.
 
 Importing this package is cheap: a name, or a module such as `fergeneral.jobs`, is loaded when it is first used.
 """
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from fergeneral import errors as errors
     from fergeneral import evaluate as evaluate
     from fergeneral import export as export
+    from fergeneral import heads as heads
     from fergeneral import images as images
     from fergeneral import int8 as int8
     from fergeneral import jobs as jobs
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from fergeneral import types as types
     from fergeneral import video as video
     from fergeneral.alignment import align_face
+    from fergeneral.classifier import ExpressionClassifier, classify
     from fergeneral.errors import (
         DataError,
         FergeneralError,
@@ -34,21 +37,34 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from fergeneral.extractor import ExpressionExtractor, extract, extract_video
+    from fergeneral.heads import Head, list_heads
     from fergeneral.hub import list_models
     from fergeneral.images import load_image
     from fergeneral.transformer import ExpressionFeatures
-    from fergeneral.types import Detection, Detector, Face, TrackedFace, VideoFrame
+    from fergeneral.types import (
+        ClassifiedFace,
+        ClassifiedTrackedFace,
+        Detection,
+        Detector,
+        Face,
+        TrackedFace,
+        VideoFrame,
+    )
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "ClassifiedFace",
+    "ClassifiedTrackedFace",
     "DataError",
     "Detection",
     "Detector",
+    "ExpressionClassifier",
     "ExpressionExtractor",
     "ExpressionFeatures",
     "Face",
     "FergeneralError",
+    "Head",
     "ImageError",
     "MissingExtraError",
     "ModelError",
@@ -56,14 +72,19 @@ __all__ = [
     "TrainingError",
     "VideoFrame",
     "align_face",
+    "classify",
     "extract",
     "extract_video",
+    "list_heads",
     "list_models",
     "load_image",
 ]
 
 _HOME = {
-    **dict.fromkeys(("Detection", "Detector", "Face", "TrackedFace", "VideoFrame"), "types"),
+    **dict.fromkeys(("ClassifiedFace", "ClassifiedTrackedFace", "Detection", "Detector"), "types"),
+    **dict.fromkeys(("Face", "TrackedFace", "VideoFrame"), "types"),
+    **dict.fromkeys(("ExpressionClassifier", "classify"), "classifier"),
+    **dict.fromkeys(("Head", "list_heads"), "heads"),
     **dict.fromkeys(("ExpressionExtractor", "extract", "extract_video"), "extractor"),
     "ExpressionFeatures": "transformer",
     "align_face": "alignment",
@@ -72,8 +93,8 @@ _HOME = {
 }
 # That the documentation names; as attributes, so that `import fergeneral` is enough to use them.
 _MODULES = (
-    *("datasets", "distributed", "drawing", "encoder", "errors", "evaluate", "export", "images", "int8", "jobs"),
-    *("sources", "storage", "train", "transformer", "types", "video"),
+    *("datasets", "distributed", "drawing", "encoder", "errors", "evaluate", "export", "heads", "images", "int8"),
+    *("jobs", "sources", "storage", "train", "transformer", "types", "video"),
 )
 
 

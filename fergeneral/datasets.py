@@ -308,7 +308,9 @@ def _standard(label: str) -> str:
 def _with_weights(dataset: Dataset, files: _Files) -> Dataset:
     second = {row["path"]: _standard(row["second_label"]) for row in files.rows("second_labels.csv")}
     samples = tuple(
-        dataclasses.replace(sample, weight=_DOUBTED) if second.get(sample.path, "") not in ("", sample.label) else sample
+        dataclasses.replace(sample, weight=_DOUBTED)
+        if second.get(sample.path, "") not in ("", sample.label)
+        else sample
         for sample in dataset.samples
     )
     return dataclasses.replace(dataset, samples=samples)

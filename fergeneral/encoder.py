@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import math
 import reprlib
@@ -384,6 +385,18 @@ class Encoder:
                 pixels = pixels.pin_memory()
             with self._accelerator:
                 return self._module(pixels.to(self.device, non_blocking=True)).float().cpu().numpy()
+
+
+def weights_sha256(encoder: Encoder) -> str:
+    """Of the bytes of model.safetensors, where the weights came from one; else of the tensors, by their names."""
+    if encoder.config.weights_sha256:
+        return encoder.config.weights_sha256
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        values = tensor.detach().cpu().numpy()
+        digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def _unpickled(weights: bytes, config: EncoderConfig, device: str) -> Encoder:

@@ -10,7 +10,7 @@ import re
 import reprlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -150,14 +150,14 @@ def packaged_models() -> list[EncoderConfig]:
 
 def _packaged_folders() -> list[Path]:
     """The default's folder, then those of further models inside it, by their names."""
-    weights = _weights_folder()
+    weights = weights_folder()
     if weights is None:
         return []
     return [weights, *sorted(folder.parent for folder in weights.glob(f"*/{CONFIG_FILE}"))]
 
 
-def _weights_folder() -> Path | None:
-    """weights/ lies inside an installed package, and beside it in a checkout."""
+def weights_folder() -> Path | None:
+    """Where the packaged weights are: weights/ lies inside an installed package, and beside it in a checkout."""
     here = Path(__file__).parent
     places = (here / "_weights", here.parent / "weights")
     return next((folder for folder in places if (folder / CONFIG_FILE).is_file()), None)
@@ -180,12 +180,12 @@ def load_encoder(
     for folder in packaged:
         if str(name_or_path) == _read_config(folder).model_id:
             return load_folder(folder, device)
-    if not (isinstance(name_or_path, str) and _REPOSITORY.fullmatch(name_or_path)):
+    if not is_repository(name_or_path):
         raise ModelError(
             f"{str(name_or_path)!r} is neither a folder, nor one of the packaged weights {list_models()}, "
             f"nor a Hub repository id 'owner/name'"
         )
-    return load_folder(_download(name_or_path, revision, local_files_only), device)
+    return load_folder(_download(str(name_or_path), revision, local_files_only), device)
 
 
 def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
@@ -268,15 +268,52 @@ def push(
 
     The card is that of `write_card`, which describes the options; it takes the place of one that is there.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
     with tempfile.TemporaryDirectory() as folder:
         save_folder(folder, state, config)
         write_card(folder, report=report, training=training, notes=notes)
-        with _hub_errors(repo):
-            api.create_repo(repo, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Upload {config.model_id}"))
+        return upload_folder(repo, folder, f"Upload {config.model_id}")
+
+
+def upload_folder(repo: str, folder: str | Path, message: str) -> str:
+    """Upload the files of a folder to a Hub repository, made if need be. Returns the address of the commit.
+
+    Raises ModelError where the Hub refuses it or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with _hub_errors(repo):
+        api.create_repo(repo, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message))
+
+
+def is_repository(name: object) -> bool:
+    """Whether this is the id of a Hub repository, "owner/name"."""
+    return isinstance(name, str) and _REPOSITORY.fullmatch(name) is not None
+
+
+def download_files(
+    repo: str, names: Sequence[str], revision: str | None, *, local_files_only: bool = False, force: bool = False
+) -> Path:
+    """Files of one commit of a Hub repository, into the Hub's cache; `force`: also where they are there already.
+
+    Returns the folder that holds them. Raises ModelError for a repository that lacks one of them or cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    _check_revision(revision)
+    with _hub_errors(repo):
+        folder = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=list(names),
+            local_files_only=local_files_only,
+            force_download=force,
+        )
+    missing = [name for name in names if not Path(folder, name).exists()]
+    if missing:
+        raise ModelError(f"{repo} lacks {', '.join(missing)}: it holds something else, or was not downloaded whole")
+    return Path(folder)
 
 
 def _read_config(folder: Path) -> EncoderConfig:
@@ -297,8 +334,7 @@ def _download(repo: str, revision: str | None, local_files_only: bool) -> Path:
     has both files, else up to 6.5 minutes (one try of 10 seconds, six of 60, and 23 seconds between them), and 66
     seconds once a download gets no further. Its HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT set the 10 seconds.
     """
-    if revision is not None and not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
-        raise ModelError(f"revision {reprlib.repr(revision)} is not the name of a commit, tag or branch")
+    _check_revision(revision)
     try:
         with _hub_errors(repo):
             folder = _get(repo, CONFIG_FILE, revision, local_files_only).parent
@@ -312,6 +348,11 @@ def _download(repo: str, revision: str | None, local_files_only: bool) -> Path:
     if not local_files_only and _is_damaged(folder / weights):
         _download_again(repo, commit, CONFIG_FILE, weights)
     return folder
+
+
+def _check_revision(revision: str | None) -> None:
+    if revision is not None and not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
+        raise ModelError(f"revision {reprlib.repr(revision)} is not the name of a commit, tag or branch")
 
 
 def _get_weights(repo: str, commit: str, local_files_only: bool) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -31,13 +30,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fergeneral import __version__
+from fergeneral.encoder import weights_sha256
 from fergeneral.errors import DataError, ImageError, positive_integer
 from fergeneral.sources import Source
 from fergeneral.storage import FaceRow, FaceTable, import_pyarrow, sync_folder, whole_file
 from fergeneral.types import Face
 
 if TYPE_CHECKING:
-    from fergeneral.encoder import Encoder
     from fergeneral.extractor import ExpressionExtractor
 
 FORMAT_VERSION = 1
@@ -152,18 +151,6 @@ def _totals(values: dict[str, Any] | None, path: Path) -> Summary | None:
         return None if values is None else Summary(**values)
     except TypeError as error:
         raise DataError(f"{path} is damaged: totals is {_short.repr(values)}") from error
-
-
-def weights_sha256(encoder: Encoder) -> str:
-    """Of the bytes of model.safetensors, where the weights came from one; else of the tensors, by their names."""
-    if encoder.config.weights_sha256:
-        return encoder.config.weights_sha256
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        values = tensor.detach().cpu().numpy()
-        digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
 
 
 def job_options(extractor: ExpressionExtractor) -> dict[str, Any]:

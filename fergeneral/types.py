@@ -90,6 +90,34 @@ class TrackedFace(Face):
         return {**super().to_dict(embedding=embedding), "time": float(self.time), "track": int(self.track)}
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ClassifiedFace(Face):
+    """A face with its expression, by a head on its embedding.
+
+    `expression`: the most probable class, or "uncertain" where its probability is below the `min_confidence` that was
+    asked for. `confidence`: the probability of the most probable class, 0..1, also where that is uncertain.
+    `probabilities`: of every class, by its name, in the head's order; their sum is 1.
+    """
+
+    expression: str
+    confidence: float
+    probabilities: dict[str, float]
+
+    def to_dict(self, *, embedding: bool = True) -> dict[str, Any]:
+        """As `Face.to_dict`, with `expression` (str), `confidence` (float) and `probabilities` (dict) as well."""
+        return {
+            **super().to_dict(embedding=embedding),
+            "expression": self.expression,
+            "confidence": float(self.confidence),
+            "probabilities": dict(self.probabilities),
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ClassifiedTrackedFace(ClassifiedFace, TrackedFace):
+    """A face in a video with its expression: the fields of TrackedFace, then those of ClassifiedFace."""
+
+
 def _plain(values: Any) -> list[Any]:
     """An array as nested lists of Python's numbers, float32 by its shortest decimal."""
     import numpy as np

@@ -66,7 +66,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         torch.manual_seed(seed)
         config = EncoderConfig(name, crop_size=size, training_data=("rafdb (train)",))
         save_folder(weights / inside, build_network("resnet18").state_dict(), config)
-    monkeypatch.setattr(hub, "_weights_folder", lambda: weights)
+    monkeypatch.setattr(hub, "weights_folder", lambda: weights)
     return weights
 
 
@@ -102,7 +102,7 @@ def test_a_broken_further_model_does_not_keep_the_default_from_loading(packaged:
 def test_an_installation_without_weights_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(hub, "_weights_folder", lambda: None)
+    monkeypatch.setattr(hub, "weights_folder", lambda: None)
     assert list_models() == []
     assert main(["models"]) == 0
     assert "no packaged weights" in capsys.readouterr().out

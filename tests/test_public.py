@@ -20,13 +20,17 @@ PACKAGE = Path(fergeneral.__file__).parent
 
 def test_public_names() -> None:
     assert fergeneral.__all__ == [
+        "ClassifiedFace",
+        "ClassifiedTrackedFace",
         "DataError",
         "Detection",
         "Detector",
+        "ExpressionClassifier",
         "ExpressionExtractor",
         "ExpressionFeatures",
         "Face",
         "FergeneralError",
+        "Head",
         "ImageError",
         "MissingExtraError",
         "ModelError",
@@ -34,8 +38,10 @@ def test_public_names() -> None:
         "TrainingError",
         "VideoFrame",
         "align_face",
+        "classify",
         "extract",
         "extract_video",
+        "list_heads",
         "list_models",
         "load_image",
     ]

@@ -49,7 +49,9 @@ def images(count: int = 12, size: int = 40, cut_out: int = 0) -> TrainingSet:
     fine = torch.arange(count) % 7
     target = nn.functional.one_hot(fine, 8).float()
     names = tuple(map(str, range(count)))
-    return TrainingSet(pixels, fine, fine % 4, target, torch.ones(count), torch.arange(cut_out), torch.arange(count), names)
+    return TrainingSet(
+        pixels, fine, fine % 4, target, torch.ones(count), torch.arange(cut_out), torch.arange(count), names
+    )
 
 
 def parameters(count: int, **changes: object) -> ViewParameters:

@@ -85,7 +85,9 @@ def load_training_set(folder: str | Path, recipe: Recipe, *, show_progress: bool
         raise DataError(f"the recipe {recipe.name} has repeats for {len(repeats)} of its {len(datasets)} data sets")
     of_expression = recipe.expression_repeats or (1,) * len(EXPRESSIONS)
     if len(of_expression) != len(EXPRESSIONS):
-        raise DataError(f"the recipe {recipe.name} has repeats for {len(of_expression)} of {len(EXPRESSIONS)} expressions")
+        raise DataError(
+            f"the recipe {recipe.name} has repeats for {len(of_expression)} of {len(EXPRESSIONS)} expressions"
+        )
     of_dataset = [n for n, dataset in zip(repeats, datasets, strict=True) for _ in dataset.samples]
     times = [n * of_expression[label] for n, label in zip(of_dataset, fine, strict=True)]
     size = storage_size(recipe)

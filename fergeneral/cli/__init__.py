@@ -806,7 +806,3 @@ def _info(options: argparse.Namespace) -> int:
     for name, value in {"device": device, **config}.items():
         print(f"{name:<18} {value}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,378 @@
+"""Photos -> faces with their expressions: an extractor, and a head on its embeddings."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fergeneral import hub
+from fergeneral.encoder import EncoderConfig
+from fergeneral.errors import ImageError, ModelError
+from fergeneral.extractor import ExpressionExtractor
+from fergeneral.heads.head import Head
+from fergeneral.types import ClassifiedFace, ClassifiedTrackedFace, Detector, Face, TrackedFace, VideoFrame
+
+if TYPE_CHECKING:
+    from fergeneral.heads.fit import FitReport
+
+UNCERTAIN = "uncertain"
+
+_loading = threading.Lock()
+
+
+class ExpressionClassifier:
+    """Photos -> faces with their expressions, by a detector, a frozen encoder and a head.
+
+    Safe between threads, and between processes as `ExpressionExtractor` is.
+
+    Parameters
+    ----------
+    extractor : ExpressionExtractor
+        Detector and encoder.
+    head : Head
+        Fitted on embeddings of that encoder.
+    min_confidence : float, default 0.0
+        Below this probability of the most probable class a face's `expression` is "uncertain"; 0..1.
+
+    Attributes
+    ----------
+    report : FitReport or None
+        Of `fit`: cross-validated quality, and photos that gave no face. None where the head was loaded.
+
+    Raises
+    ------
+    ModelError
+        For a head of another encoder.
+    ValueError
+        For a `min_confidence` outside 0..1.
+    """
+
+    def __init__(self, extractor: ExpressionExtractor, head: Head, *, min_confidence: float = 0.0) -> None:
+        head.check_encoder(extractor.encoder)
+        if not 0 <= min_confidence <= 1:
+            raise ValueError(f"min_confidence must be a probability, 0..1, got {min_confidence!r}")
+        self.extractor = extractor
+        self.head = head
+        self.min_confidence = float(min_confidence)
+        self.report: FitReport | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        head: str | Path | Head | None = None,
+        *,
+        encoder: str | Path | ExpressionExtractor | None = None,
+        revision: str | None = None,
+        device: str | None = None,
+        detector: Detector | str | None = None,
+        min_face_size: int | None = None,
+        min_confidence: float = 0.0,
+        local_files_only: bool = False,
+    ) -> ExpressionClassifier:
+        """Load a head, and the encoder that it belongs to.
+
+        Parameters
+        ----------
+        head : str, path, Head or None, default None
+            A name of `list_heads()`; a folder of head.safetensors and head.json, as `save_pretrained` writes it; the id
+            of such a repository on the Hugging Face Hub, "owner/name"; or a `Head`. None: the packaged head
+            "expressions-8" (neutral, happiness, surprise, sadness, anger, disgust, fear, contempt).
+        encoder : str, path, ExpressionExtractor or None, default None
+            As `ExpressionExtractor.from_pretrained`'s `name_or_path`, or an extractor that is loaded already. None: the
+            packaged encoder that the head names; for a packaged head, the default.
+        revision : str or None, default None
+            Commit, tag or branch, where `head` is a Hub repository.
+        device : str or None, default None
+            "cpu", "cuda", "cuda:N" or "mps"; None takes CUDA, then MPS, then the CPU.
+        detector : Detector, str or None, default None
+            As for `ExpressionExtractor.from_pretrained`.
+        min_face_size : int or None, default None
+            As there, in pixels.
+        min_confidence : float, default 0.0
+            Below this probability of the most probable class a face's `expression` is "uncertain"; 0..1.
+        local_files_only : bool, default False
+            Use what has been downloaded before and nothing else.
+
+        Returns
+        -------
+        ExpressionClassifier
+
+        Raises
+        ------
+        ModelError
+            For a head or an encoder that is not there or corrupt, and for a head of another encoder.
+        ValueError
+            For `device`, `detector` or `min_face_size` beside an extractor, which has its own; for a `min_confidence`
+            outside 0..1.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionClassifier
+        >>> classifier = ExpressionClassifier.from_pretrained(device="cpu")
+        >>> [face.expression for face in classifier.predict("examples/photos/astronaut.png")]
+        ['happiness']
+        """
+        loaded = None
+        if isinstance(encoder, ExpressionExtractor):
+            if device is not None or detector is not None or min_face_size is not None:
+                raise ValueError("device, detector and min_face_size are for an encoder that is loaded here")
+            loaded = encoder
+        elif encoder is not None:
+            loaded = _load(encoder, device, detector, min_face_size, local_files_only)
+        if not isinstance(head, Head):
+            of = None if loaded is None else loaded.encoder
+            head = Head.from_pretrained(head, encoder=of, revision=revision, local_files_only=local_files_only)
+        if loaded is None:
+            loaded = _load(_encoder_of(head), device, detector, min_face_size, local_files_only)
+        return cls(loaded, head, min_confidence=min_confidence)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the K expressions that the head tells apart."""
+        return self.head.classes
+
+    @property
+    def config(self) -> EncoderConfig:
+        """What the encoder's weights say of themselves."""
+        return self.extractor.config
+
+    def predict(self, image: Any) -> list[ClassifiedFace]:
+        """Find every face in a photo, and name its expression.
+
+        Parameters
+        ----------
+        image : image
+            Anything `load_image` takes.
+
+        Returns
+        -------
+        list of ClassifiedFace
+            Largest face first; [] where there is none.
+
+        Raises
+        ------
+        ImageError
+            For an image that cannot be read.
+
+        Warns
+        -----
+        UserWarning
+            As `ExpressionExtractor.extract`.
+        """
+        return self.classify_faces(self.extractor.extract(image))
+
+    def predict_many(
+        self,
+        images: Iterable[Any],
+        *,
+        batch_size: int = 32,
+        on_error: Callable[[int, ImageError], None] | None = None,
+    ) -> Iterator[list[ClassifiedFace]]:
+        """`predict` for any number of photos: one list per photo, in their order, computed as they are asked for.
+
+        Parameters
+        ----------
+        images : iterable
+            As for `ExpressionExtractor.extract_many`.
+        batch_size : int, default 32
+            How many photos, or about how many faces, are encoded together.
+        on_error : callable or None, default None
+            `on_error(position, error)` is called for a photo that cannot be read, which then gives []; without it the
+            error is raised, after the results of all photos before it.
+
+        Returns
+        -------
+        iterator of list of ClassifiedFace
+
+        Raises
+        ------
+        TypeError, ImageError
+            As `ExpressionExtractor.extract_many`.
+        """
+        found = self.extractor.extract_many(images, batch_size=batch_size, on_error=on_error)
+        return map(self.classify_faces, found)
+
+    def predict_video(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fps: float | None = None,
+        batch_size: int = 32,
+        on_error: Callable[[float, ImageError], None] | None = None,
+    ) -> Iterator[VideoFrame]:
+        """`predict` for the frames of a video file: (time, faces) of each, in their order, as they are asked for.
+
+        Each frame's expressions are its own: nothing is smoothed over time.
+
+        Parameters
+        ----------
+        path : path
+            Of a video file.
+        fps : float or None, default None
+            About so many frames of each second; None: every frame.
+        batch_size : int, default 32
+            How many frames, or about how many faces, are encoded together.
+        on_error : callable or None, default None
+            `on_error(time, error)` is called for a frame that is corrupt, which is then left out.
+
+        Returns
+        -------
+        iterator of VideoFrame
+            Their faces are ClassifiedTrackedFace.
+
+        Raises
+        ------
+        ImageError, MissingExtraError, ValueError
+            As `ExpressionExtractor.extract_video`.
+        """
+        frames = self.extractor.extract_video(path, fps=fps, batch_size=batch_size, on_error=on_error)
+        return (VideoFrame(time, self.classify_faces(faces)) for time, faces in frames)  # type: ignore[arg-type]
+
+    def predict_crops(self, crops: Any, *, batch_size: int = 64, show_progress: bool | None = None) -> np.ndarray:
+        """Probabilities for images that already are face crops, without detection.
+
+        Parameters
+        ----------
+        crops : iterable
+            As for `ExpressionExtractor.encode`.
+        batch_size : int, default 64
+            How many go through the network at once.
+        show_progress : bool or None, default None
+            A progress bar on stderr; None shows one for more than one batch on a terminal.
+
+        Returns
+        -------
+        ndarray, shape (N, K), float32
+            Columns as `classes`, each row of sum 1.
+
+        Raises
+        ------
+        TypeError, ImageError
+            As `ExpressionExtractor.encode`.
+
+        Warns
+        -----
+        UserWarning
+            Where the images seem to be whole photos.
+        """
+        embeddings = self.extractor.encode(crops, batch_size=batch_size, show_progress=show_progress)
+        return self.head.predict_proba(embeddings)
+
+    def classify_faces(self, faces: Sequence[Face]) -> list[ClassifiedFace]:
+        """The same faces with their expressions; those of a video (TrackedFace) as ClassifiedTrackedFace.
+
+        Parameters
+        ----------
+        faces : sequence of Face
+            Of this classifier's extractor.
+
+        Returns
+        -------
+        list of ClassifiedFace
+            In the order of `faces`.
+        """
+        if not faces:
+            return []
+        rows = self.head.predict_proba(np.stack([face.embedding for face in faces]))
+        return [self._classified(face, row) for face, row in zip(faces, rows.tolist(), strict=True)]
+
+    def _classified(self, face: Face, row: list[float]) -> ClassifiedFace:
+        confidence = max(row)
+        label = self.classes[row.index(confidence)] if confidence >= self.min_confidence else UNCERTAIN
+        tracked = isinstance(face, TrackedFace)
+        return (ClassifiedTrackedFace if tracked else ClassifiedFace)(
+            **vars(face),
+            expression=label,
+            confidence=confidence,
+            probabilities=dict(zip(self.classes, row, strict=True)),
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the head, which `from_pretrained(folder)` reads; not the encoder, which is found by its name.
+
+        Parameters
+        ----------
+        folder : path
+            Made if need be.
+        """
+        self.head.save_pretrained(folder)
+
+    def push_to_hub(self, repo: str) -> str:
+        """Upload the head and its card to a Hugging Face Hub repository: see `Head.push_to_hub`.
+
+        Parameters
+        ----------
+        repo : str
+            "owner/name".
+
+        Returns
+        -------
+        str
+            The address of the commit.
+        """
+        return self.head.push_to_hub(repo)
+
+
+def _load(
+    name: str | Path | None,
+    device: str | None,
+    detector: Detector | str | None,
+    min_face_size: int | None,
+    local_files_only: bool,
+) -> ExpressionExtractor:
+    return ExpressionExtractor.from_pretrained(
+        name, device=device, detector=detector, min_face_size=min_face_size, local_files_only=local_files_only
+    )
+
+
+def _encoder_of(head: Head) -> str:
+    """The name of the packaged encoder that a head belongs to."""
+    wanted = head.config
+    for config in hub.packaged_models():
+        if config.weights_sha256 == wanted.encoder_sha256:
+            return config.model_id
+    raise ModelError(
+        f"the head {head.name!r} belongs to the encoder {wanted.encoder_id!r} (SHA-256 {wanted.encoder_sha256}), which "
+        f"is not among the packaged weights {hub.list_models()}: name its folder or Hub repository as the encoder"
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _shared(device: str | None) -> ExpressionClassifier:
+    return ExpressionClassifier.from_pretrained(device=device)
+
+
+def classify(image: Any) -> list[ClassifiedFace]:
+    """Find every face in a photo and name its expression, with the packaged weights on the best device there is.
+
+    Parameters
+    ----------
+    image : image
+        Anything `load_image` takes.
+
+    Returns
+    -------
+    list of ClassifiedFace
+        Largest face first; [] where there is none. Weights and head are loaded at the first call.
+
+    Raises
+    ------
+    ImageError
+        For an image that cannot be read.
+
+    Examples
+    --------
+    >>> from fergeneral import classify
+    >>> face = classify("examples/photos/astronaut.png")[0]
+    >>> face.expression
+    'happiness'
+    """
+    with _loading:
+        classifier = _shared(None)
+    return classifier.predict(image)

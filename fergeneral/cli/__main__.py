@@ -1,0 +1,7 @@
+"""python -m fergeneral.cli: the command line, as `fergeneral` alone."""
+
+import sys
+
+from fergeneral.cli import main
+
+sys.exit(main())
