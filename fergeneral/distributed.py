@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fergeneral import __version__
+from fergeneral.encoder import weights_sha256
 from fergeneral.errors import DataError, MissingExtraError, ModelError, positive_integer
 from fergeneral.extractor import ExpressionExtractor
 from fergeneral.jobs import (
@@ -28,7 +29,6 @@ from fergeneral.jobs import (
     check_output,
     check_run,
     extract_shard,
-    weights_sha256,
     write_shard,
 )
 from fergeneral.sources import Source, list_photos

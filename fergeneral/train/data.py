@@ -26,8 +26,8 @@ class TrainingSet:
 
     `pixels` (N, 4, P, P) uint8. `fine` and `coarse` (N,) int64 labels. `target` (N, 8) float32: what the fine term
     wants, the annotators' votes where the data set has them, else 1 for the label. `weight` (N,) float32: of an image
-    in the fine term. `cut_out` (M,) int64: indices of
-    cut-out faces. `pool` (L,) int64: the indices that one epoch goes through, those of a repeated set or expression several times.
+    in the fine term. `cut_out` (M,) int64: indices of cut-out faces. `pool` (L,) int64: the indices that one epoch
+    goes through, those of a repeated set or expression several times.
     """
 
     pixels: Tensor
