@@ -191,7 +191,7 @@ class Head:
         shapes = {"mean": (size,), "scale": (size,), "weight": (classes, size), "bias": (classes,)}
         arrays: dict[str, np.ndarray] = {}
         for (name, shape), given in zip(shapes.items(), (mean, scale, weight, bias), strict=True):
-            array = np.array(given, dtype=np.float32)  # a copy
+            array = np.array(given, dtype=np.float32, order="C")  # a copy; safetensors takes no other order
             if array.shape != shape:
                 raise ModelError(f"the head {config.name!r}: {name} has the shape {array.shape}, wanted {shape}")
             if not np.isfinite(array).all():
