@@ -25,6 +25,7 @@ from fergeneral.evaluate.arrays import columns, labelled
 from fergeneral.evaluate.logistic import Standardised
 from fergeneral.evaluate.metrics import calibrate, score
 from fergeneral.evaluate.probe import group_folds
+from fergeneral.heads.examples import EmbeddedExamples, Examples
 
 METHODS = ("auto", "logistic", "mean")
 # The next five by benchmarks/few_shot.py.
@@ -290,6 +291,52 @@ def fit_with_messages(
         quality=_quality(report),
     )
     return Head(config, *layer), report, messages
+
+
+def fit_on_examples(
+    examples: Examples, embedded: EmbeddedExamples, encoder: Encoder, *, method: str, name: str, license: str, seed: int
+) -> tuple[Head, FitReport, list[str]]:
+    """`fit_with_messages` on those examples that gave an embedding; the report names the others."""
+    left_out = {*embedded.no_face, *embedded.unreadable}
+    kept = [row for row in range(len(examples.names)) if row not in left_out]
+    _check_left([str(label) for label in examples.labels], kept, embedded)
+    head, report, messages = fit_with_messages(
+        embedded.rows[kept],
+        [examples.labels[row] for row in kept],
+        encoder,
+        method=method,
+        groups=None if examples.groups is None else [examples.groups[row] for row in kept],
+        files=[examples.names[row] for row in kept],
+        name=name,
+        license=license,
+        seed=seed,
+    )
+    if left_out:
+        without, unread = len(embedded.no_face), len(embedded.unreadable)
+        messages.insert(
+            0,
+            f"{len(left_out)} of {len(examples.names)} images are left out, {without} without a face and {unread} "
+            f"unreadable, the first: {examples.names[min(left_out)]}; the report names them",
+        )
+    report = dataclasses.replace(
+        report,
+        no_face=tuple(examples.names[row] for row in embedded.no_face),
+        unreadable={examples.names[row]: reason for row, reason in embedded.unreadable.items()},
+    )
+    return head, report, messages
+
+
+def _check_left(labels: list[str], kept: list[int], embedded: EmbeddedExamples) -> None:
+    """Raise DataError for a class that has no embedding left."""
+    lost = [label for label in class_counts(labels) if label not in {labels[row] for row in kept}]
+    if not lost:
+        return
+    without = sum(labels[row] in lost for row in embedded.no_face)
+    reasons = [f"{without} without a face"] if without else []
+    unread = [reason for row, reason in embedded.unreadable.items() if labels[row] in lost]
+    reasons += [f"{len(unread)} unreadable ({unread[0]})"] if unread else []
+    hint = "; if these images are face crops, say so by aligned=True (--crops)" if without else ""
+    raise DataError(f"no image of {_listed(lost)} gives an embedding: {', '.join(reasons)}{hint}")
 
 
 # The methods
