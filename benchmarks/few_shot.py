@@ -151,6 +151,7 @@ def measure(task: Task, pairs: bool, draws: int, encoder: Encoder) -> Iterator[s
             true = uar(logits, truth)
             found["**`auto`**"][shots].append(true)
             report["calibration error of `auto`"][shots].append(calibrate(logits, truth, logits, truth).ece)
+            report["share where `auto` is not C = 0.001 or the mean"][shots].append(said.c not in (None, fit.USUAL_C))
             if said.tested:
                 report["`auto`'s report: UAR less the true one"][shots].append(said.uar - true)
                 low, high = said.uar_interval
@@ -162,18 +163,21 @@ def measure(task: Task, pairs: bool, draws: int, encoder: Encoder) -> Iterator[s
     yield from (row(name, values) for name, values in report.items())
 
 
-def one_each(tasks: list[Task], draws: int) -> float:
-    """The temperature of the nearest mean of one example a class by which the likelihood is best, over all of them."""
-    total = np.zeros(len(TEMPERATURES))
-    for task in tasks:
-        for seed in range(draws):
-            every = np.unique(task.y)
-            for classes in (every, np.random.default_rng(seed).permutation(every)[:2]):
-                x, y, others, truth = draw(task, classes, 1, seed)
-                logits = fit._mean(x, y, len(classes))[0].logits(others)
-                chosen = [log_softmax(logits / t, axis=1)[np.arange(len(truth)), truth].mean() for t in TEMPERATURES]
-                total -= np.array(chosen) / np.log(len(classes))
-    return float(TEMPERATURES[total.argmin()])
+def temperatures(tasks: list[Task], draws: int) -> str:
+    """By which the likelihood of the nearest mean is best, over all tasks, of all classes and of pairs; a row."""
+    found = []
+    for shots in SHOTS:
+        total = np.zeros(len(TEMPERATURES))
+        for task in tasks:
+            for seed in range(draws):
+                every = np.unique(task.y)
+                for classes in (every, np.random.default_rng(seed).permutation(every)[:2]):
+                    x, y, others, truth = draw(task, classes, shots, seed)
+                    logits, rows = fit._mean(x, y, len(classes))[0].logits(others), np.arange(len(truth))
+                    chosen = [log_softmax(logits / t, axis=1)[rows, truth].mean() for t in TEMPERATURES]
+                    total -= np.array(chosen) / np.log(len(classes))
+        found.append(f"{TEMPERATURES[total.argmin()]:.2f}")
+    return f"| nearest mean: best temperature | {' | '.join(found)} |"
 
 
 def main() -> None:
@@ -194,7 +198,8 @@ def main() -> None:
         "the train splits of RAF-DB and FER+, so that their figures are too good; AffectNet8 was not among its data "
         "as a set.",
         "",
-        f"Best temperature of the nearest mean of one example a class: {one_each(tasks, options.draws):.2f}.",
+        f"| examples a class | {' | '.join(map(str, SHOTS))} |\n|---{'|---' * len(SHOTS)}|",
+        temperatures(tasks, options.draws),
     ]
     for task in tasks:
         for pairs in (False, True):

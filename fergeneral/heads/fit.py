@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from fergeneral.heads.head import Head, HeadConfig
 
 try:
     from scipy import stats
+    from scipy.special import log_softmax
 except ImportError as error:
     raise MissingExtraError("fitting a head", "scikit-learn", "eval") from error
 
@@ -28,14 +29,15 @@ from fergeneral.evaluate.probe import group_folds
 from fergeneral.heads.examples import EmbeddedExamples, Examples
 
 METHODS = ("auto", "logistic", "mean")
-# The next five by benchmarks/few_shot.py.
-ENOUGH = 10  # faces of every class, from which on "auto" is "logistic", and its C is cross-validated
-FEW_C = 1e-3  # below
-C_GRID = tuple(10.0**k for k in np.arange(-4, 0.01, 0.5))  # as scikit-learn's C
-PRIOR_FACES = 5  # that the mean variance of all features counts for, beside the variance of each
-ONE_EACH_TEMPERATURE = 0.3
-FOLDS = 10
+# By benchmarks/few_shot.py, up to the empty line.
+ENOUGH = 10  # faces of every class, from which on "auto" is "logistic", and its C is looked for
+USUAL_C = 1e-3  # that no other is better than, as a rule
+C_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # as scikit-learn's C
+PRIOR_FACES = 5  # that the mean variance of all features counts for, beside the variance of each; nearest mean
+USUAL_TEMPERATURE = (0.1, 0.2)  # a, b: of n faces a class, a + b / n; nearest mean
+PRIOR_HELD_OUT = 40  # held-out faces that the usual temperature counts for
 
+FOLDS = 10
 _LEAVE_ONE_OUT = 100  # faces at most
 _SAME = 1e-4  # of an embedding's length: what rounding and another batch make of one picture is less
 _ALIKE = 0.6  # UAR of two classes, below which they are not told apart; chance is 0.5
@@ -73,7 +75,7 @@ class FitReport:
     ece : float or None
         Expected calibration error of the probabilities of held-out faces, in 15 bins, after the temperature.
     temperature : float
-        That the logits are divided by; fitted on those of held-out faces.
+        That the logits are divided by: see `fit_head`.
     no_face : tuple of str
         Photos in which no face was found.
     unreadable : dict of str to str
@@ -172,7 +174,8 @@ def fit_head(
 
     Each class counts the same, however many examples it has. The temperature is the one by which the logits of held-out
     examples fit best, with one more of them taken for wrong, so that a few examples, all right, do not make the head
-    certain; with one example a class, where none can be held out, it is a measured constant.
+    certain. That of the nearest mean is drawn to a usual one, measured on other data (0.3 for one example a class, 0.1
+    for many), the more so the fewer were held out; with one example a class, where none is, it is the usual one.
 
     Parameters
     ----------
@@ -184,9 +187,10 @@ def fit_head(
         That gave the embeddings: `extractor.encoder`.
     method : {"auto", "logistic", "mean"}, default "auto"
         "logistic": scikit-learn's StandardScaler and LogisticRegression with class_weight="balanced", by a solver of
-        this package; C by cross-validation where every class has ten examples or more, else 0.001; for two examples or
-        more of each class. "mean": the class whose mean is nearest, the spread of each feature being drawn to that of
-        all. "auto": "logistic" where every class has ten examples or more, else "mean".
+        this package, for two examples or more of each class; C is 0.001, unless every class has ten examples or more
+        and another C is better by two standard errors in cross-validation. "mean": the class whose mean is nearest,
+        the spread of each feature being drawn to that of all. "auto": "logistic" where every class has ten examples or
+        more, else "mean".
     groups : sequence of length N or None, default None
         The person of each example: nobody then is in both parts of a fold.
     files : sequence of str of length N or None, default None
@@ -258,13 +262,16 @@ def fit_with_messages(
     if method == "logistic" and fewest < 2:
         single = [label for label, count in faces.items() if count < 2]
         raise DataError(f"method 'logistic' needs two examples or more of each class; {_listed(single)}: one")
-    strengths = C_GRID if fewest >= ENOUGH else (FEW_C,)
+    strengths = C_GRID if fewest >= ENOUGH else (USUAL_C,)
     fit: _Fit = _mean if method == "mean" else functools.partial(_logistic, strengths=strengths)
 
     folds, how = _folds(y, column, people, fewest, seed, messages)
     held_out, tested = _held_out(x, column, len(classes), folds, fit)
-    best, temperature, ece = _best(held_out, column, tested)
+    best, temperature = _choice(held_out, column, tested, strengths)
     c = strengths[best] if method == "logistic" else None
+    if temperature is None or method == "mean":
+        temperature = _mean_temperature(temperature, int(tested.sum()), faces.values())
+    scaled = held_out[best, tested] / temperature
     (layer,) = _mean(x, column, len(classes)) if c is None else _logistic(x, column, len(classes), [c])
     answers = held_out[best].argmax(axis=1)
     report = FitReport(
@@ -273,7 +280,7 @@ def fit_with_messages(
         faces=faces,
         folds=how,
         temperature=temperature,
-        ece=ece,
+        ece=calibrate(scaled, column[tested], scaled, column[tested]).ece if len(scaled) else None,
         copies=copies,
         **_figures(column[tested], answers[tested], classes, None if people is None else people[tested], seed),
     )
@@ -418,21 +425,39 @@ def _held_out(
     return logits[:candidates], tested
 
 
-def _best(logits: np.ndarray, column: np.ndarray, tested: np.ndarray) -> tuple[int, float, float | None]:
-    """The candidate of the least negative log-likelihood, its temperature, and the calibration error by that."""
+def _choice(
+    logits: np.ndarray, column: np.ndarray, tested: np.ndarray, strengths: Sequence[float]
+) -> tuple[int, float | None]:
+    """The candidate to take, and the temperature for it (None without held-out examples): the one of the least negative
+    log-likelihood, if that is better than the usual one's by two standard errors."""
     if not tested.any():
-        return 0, ONE_EACH_TEMPERATURE, None
-    found = []
+        return 0, None
+    losses, temperatures = [], []
+    true = column[tested]
     for rows in logits[:, tested]:
-        true = column[tested]
         ranks = np.argsort(rows, axis=1, kind="stable")
         gap = np.take_along_axis(rows, ranks[:, -1:], 1) - np.take_along_axis(rows, ranks[:, -2:-1], 1)
         middle = int(np.argsort(gap[:, 0], kind="stable")[len(gap) // 2])
         # One example more, as sure as the middle one, taken for wrong: Laplace's rule of succession.
         more, wrong = np.concatenate([rows, rows[[middle]]]), np.append(true, ranks[middle, -2])
-        found.append(calibrate(more, wrong, rows, true))
-    best = min(range(len(found)), key=lambda number: found[number].nll_scaled)
-    return best, found[best].temperature, found[best].ece_scaled
+        temperature = calibrate(more, wrong, rows, true).temperature
+        temperatures.append(temperature)
+        losses.append(-log_softmax(rows / temperature, axis=1)[np.arange(len(true)), true])
+    best = int(np.mean(losses, axis=1).argmin())
+    usual = strengths.index(USUAL_C) if len(losses) > 1 else 0
+    gain = losses[usual] - losses[best]
+    chosen = best if gain.mean() > 2 * gain.std() / len(gain) ** 0.5 else usual
+    return chosen, temperatures[chosen]
+
+
+def _mean_temperature(fitted: float | None, tested: int, counts: Iterable[int]) -> float:
+    """That of the nearest mean: the fitted one, drawn to the usual one, since few held-out faces tell little."""
+    a, b = USUAL_TEMPERATURE
+    usual = a + b * float(np.mean([1 / count for count in counts]))
+    if fitted is None:
+        return usual
+    share = tested / (tested + PRIOR_HELD_OUT)
+    return float(fitted**share * usual ** (1 - share))
 
 
 def _figures(
