@@ -17,6 +17,7 @@ from fergeneral.errors import DataError, MissingExtraError
 from fergeneral.heads.head import Head, HeadConfig
 
 try:
+    import sklearn  # noqa: F401
     from scipy import stats
     from scipy.special import log_softmax
 except ImportError as error:
