@@ -132,7 +132,9 @@ class FitReport:
         for name, count in self.faces.items():
             recall = self.recall[name]
             lines.append(f"{name:<{width}}  {count:>5}  {'-' if recall is None else f'{recall:.3f}':>6}")
-        unreadable = [f"{name}: {reason}" for name, reason in self.unreadable.items()]
+        unreadable = [
+            reason if reason.startswith(name) else f"{name}: {reason}" for name, reason in self.unreadable.items()
+        ]
         for title, names in (
             ("without a face", self.no_face),
             ("could not be read", unreadable),
