@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,18 +120,112 @@ class ExpressionClassifier:
         ['happiness']
         """
         loaded = None
-        if isinstance(encoder, ExpressionExtractor):
-            if device is not None or detector is not None or min_face_size is not None:
-                raise ValueError("device, detector and min_face_size are for an encoder that is loaded here")
-            loaded = encoder
-        elif encoder is not None:
-            loaded = _load(encoder, device, detector, min_face_size, local_files_only)
+        if encoder is not None:
+            loaded = _extractor(encoder, device, detector, min_face_size, local_files_only)
         if not isinstance(head, Head):
             of = None if loaded is None else loaded.encoder
             head = Head.from_pretrained(head, encoder=of, revision=revision, local_files_only=local_files_only)
         if loaded is None:
-            loaded = _load(_encoder_of(head), device, detector, min_face_size, local_files_only)
+            loaded = _extractor(_encoder_of(head), device, detector, min_face_size, local_files_only)
         return cls(loaded, head, min_confidence=min_confidence)
+
+    @classmethod
+    def fit(
+        cls,
+        data: Any,
+        labels: Sequence[Any] | None = None,
+        *,
+        groups: Sequence[Any] | None = None,
+        encoder: str | Path | ExpressionExtractor | None = None,
+        method: str = "auto",
+        aligned: bool = False,
+        name: str = "custom",
+        license: str = "",
+        device: str | None = None,
+        detector: Detector | str | None = None,
+        min_face_size: int | None = None,
+        min_confidence: float = 0.0,
+        local_files_only: bool = False,
+        show_progress: bool | None = None,
+        seed: int = 0,
+    ) -> ExpressionClassifier:
+        """Learn expressions of your own from labelled photos, from one of each up. Needs the extra `eval`.
+
+        Photos without a face, and images that cannot be read, are left out, and named in `report`. The same data and
+        seed give the same head.
+
+        Parameters
+        ----------
+        data : path or many images
+            A folder LABEL/PHOTO; a manifest (.csv) with the columns path and label and, if wanted, subject, the person;
+            a folder with a manifest.csv; or images, as for `ExpressionExtractor.extract_many`, with `labels`. Where a
+            folder or manifest has splits, its train split. Labels are taken as they are: "happy" stays "happy".
+        labels : sequence of length N or None, default None
+            The class of each image, where `data` is a list; taken as str. "uncertain" is refused.
+        groups : sequence of length N or None, default None
+            The person on each image, where `data` is a list. Where people are known, each fold of the
+            cross-validation holds out whole people.
+        encoder : str, path, ExpressionExtractor or None, default None
+            As for `from_pretrained`; None: the default weights.
+        method : {"auto", "logistic", "mean"}, default "auto"
+            As for `fergeneral.heads.fit_head`: logistic regression where every class has ten faces or more, else the
+            nearest mean.
+        aligned : bool, default False
+            The images already are face crops and go to the encoder as they are. Of a photo, the largest face counts.
+        name : str, default "custom"
+            What the head is called.
+        license : str, default ""
+            Terms of use, for its card.
+        device, detector, min_face_size, min_confidence, local_files_only
+            As for `from_pretrained`.
+        show_progress : bool or None, default None
+            A progress bar on stderr; None shows one on a terminal.
+        seed : int, default 0
+            Of the folds.
+
+        Returns
+        -------
+        ExpressionClassifier
+            With `report`, a FitReport: cross-validated accuracy, UAR and recalls, and what was left out.
+
+        Raises
+        ------
+        DataError
+            For fewer than two classes, a class without a face, other numbers of images and labels, a picture in two
+            classes, and a folder or manifest that is not there or broken.
+        TypeError
+            For one image, or images without labels.
+        ValueError
+            For another `method`; for `device`, `detector` or `min_face_size` beside an extractor.
+        MissingExtraError
+            Without scikit-learn.
+
+        Warns
+        -----
+        UserWarning
+            Once for images that are left out; for crops that look like photos; and as `fergeneral.heads.fit_head`.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionClassifier
+        >>> classifier = ExpressionClassifier.fit("examples/london", device="cpu")
+        >>> classifier.classes, round(classifier.report.accuracy, 2)
+        (('neutral', 'smiling'), 0.83)
+        """
+        from fergeneral.heads import fit as fitting  # says which extra is missing
+        from fergeneral.heads.examples import embed_examples, read_examples
+
+        examples = read_examples(data, labels, groups)
+        extractor = _extractor(encoder, device, detector, min_face_size, local_files_only)
+        embedded = embed_examples(extractor, examples, aligned=aligned, show_progress=show_progress, stacklevel=2)
+        head, report, messages = fitting.fit_on_examples(
+            examples, embedded, extractor.encoder, method=method, name=name, license=license, seed=seed
+        )
+        for message in messages:
+            warnings.warn(message, UserWarning, stacklevel=2)
+        classifier = cls(extractor, head, min_confidence=min_confidence)
+        classifier.report = report
+        return classifier
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -319,15 +414,20 @@ class ExpressionClassifier:
         return self.head.push_to_hub(repo)
 
 
-def _load(
-    name: str | Path | None,
+def _extractor(
+    encoder: str | Path | ExpressionExtractor | None,
     device: str | None,
     detector: Detector | str | None,
     min_face_size: int | None,
     local_files_only: bool,
 ) -> ExpressionExtractor:
+    """Loaded, or as it is given, then without options."""
+    if isinstance(encoder, ExpressionExtractor):
+        if device is not None or detector is not None or min_face_size is not None:
+            raise ValueError("device, detector and min_face_size are for an encoder that is loaded here")
+        return encoder
     return ExpressionExtractor.from_pretrained(
-        name, device=device, detector=detector, min_face_size=min_face_size, local_files_only=local_files_only
+        encoder, device=device, detector=detector, min_face_size=min_face_size, local_files_only=local_files_only
     )
 
 

@@ -140,7 +140,7 @@ class Dataset:
                 yield from pool.map(read, self.samples[start : start + 256])
 
 
-def open_dataset(folder: str | Path, *, drop_duplicates: bool = True) -> Dataset:
+def open_dataset(folder: str | Path, *, drop_duplicates: bool = True, labels_as_given: bool = False) -> Dataset:
     """Read the list of a data set's images; the images themselves are read by `Dataset.images`.
 
     `folder` is laid out as this module's docstring says, or is a manifest (.csv).
@@ -148,6 +148,8 @@ def open_dataset(folder: str | Path, *, drop_duplicates: bool = True) -> Dataset
     is one, lose these *train* images: those with a near copy in another split, those in a group with
     conflicting labels, and all but the first of the rest. Other splits stay whole. Images to which
     `second_labels.csv` (columns path, second_label), where there is one, gives another label have half the weight.
+    Labels of a manifest and names of folders that mean one of EXPRESSIONS ("happy") become that name ("happiness"),
+    unless `labels_as_given`.
     Raises DataError where nothing fits, a listed image is missing, or a row is broken.
     """
     root = Path(folder)
@@ -160,15 +162,16 @@ def open_dataset(folder: str | Path, *, drop_duplicates: bool = True) -> Dataset
     else:
         manifest = root / "manifest.csv"
     files = _Files(root)
+    name_of = str.strip if labels_as_given else _standard
     if manifest.is_file():
-        dataset = Dataset(manifest.stem, root, tuple(_read_manifest(manifest)))
+        dataset = Dataset(manifest.stem, root, tuple(_read_manifest(manifest, name_of)))
     elif files.has("EmoLabel/list_patition_label.txt"):
         dataset = Dataset("rafdb", root, tuple(_read_rafdb(files)), _LANDMARKS["rafdb"])
     elif files.has("fer2013new.csv"):
         samples, left_out = _read_ferplus(files)
         dataset = Dataset("ferplus", root, samples, _LANDMARKS["ferplus"], left_out=left_out)
     else:
-        dataset = _read_folders(root, files)
+        dataset = _read_folders(root, files, name_of)
     missing = [sample.path for sample in dataset.samples if not files.has(sample.path)]
     if missing:
         archives = ", ".join(path.name for path in sorted(root.glob("*.zip"))) or "none"
@@ -267,7 +270,7 @@ def _read_ferplus(files: _Files) -> tuple[tuple[Sample, ...], tuple[tuple[str, i
     return kept, (("no image name", nameless), ("no majority for an expression", len(samples) - len(kept)))
 
 
-def _read_manifest(path: Path) -> Iterable[Sample]:
+def _read_manifest(path: Path, name_of: Callable[[str], str]) -> Iterable[Sample]:
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -275,10 +278,10 @@ def _read_manifest(path: Path) -> Iterable[Sample]:
     for number, row in enumerate(rows, start=2):
         if not row.get("path") or not row.get("label"):
             raise DataError(f"line {number} of {path} needs the columns path and label, got {row}")
-        yield Sample(row["path"], _standard(row["label"]), row.get("split") or None, row.get("subject") or None)
+        yield Sample(row["path"], name_of(row["label"]), row.get("split") or None, row.get("subject") or None)
 
 
-def _read_folders(root: Path, files: _Files) -> Dataset:
+def _read_folders(root: Path, files: _Files, name_of: Callable[[str], str]) -> Dataset:
     samples, skipped = [], 0
     for name in files.names():
         *parents, file = name.split("/")
@@ -291,7 +294,7 @@ def _read_folders(root: Path, files: _Files) -> Dataset:
             raise DataError(f"{root} holds {file} outside any label folder; wanted: LABEL/IMAGE or SPLIT/LABEL/IMAGE")
         split = next((_SPLITS[parent.lower()] for parent in parents[:-1] if parent.lower() in _SPLITS), None)
         subject = _CKPLUS_SUBJECT.match(Path(file).stem)
-        samples.append(Sample(name, _standard(parents[-1]), split, subject[1] if subject else None))
+        samples.append(Sample(name, name_of(parents[-1]), split, subject[1] if subject else None))
     name = root.resolve().name
     if samples and all(sample.subject for sample in samples):
         name = "ckplus"

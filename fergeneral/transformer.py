@@ -279,7 +279,7 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _compute(self, images: Iterable[Any]) -> Iterator[_Row]:
         extractor = self._extractor()
         if self.aligned:
-            yield from _encode_crops(extractor.encoder, images, int(self.batch_size))
+            yield from encode_crops(extractor.encoder, images, int(self.batch_size))
             return
         errors: dict[int, ImageError] = {}
         found = extractor.extract_many(images, batch_size=int(self.batch_size), on_error=errors.__setitem__)
@@ -373,7 +373,21 @@ def _missing(position: int, image: Any, error: ImageError | None) -> str:
     )
 
 
-def _encode_crops(encoder: Encoder, images: Iterable[Any], batch_size: int) -> Iterator[np.ndarray | ImageError]:
+def encode_crops(encoder: Encoder, images: Iterable[Any], batch_size: int) -> Iterator[np.ndarray | ImageError]:
+    """The embedding (D,) of each face crop, in their order, or why it cannot be read.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    images : iterable
+        In any form `load_image` takes.
+    batch_size : int
+        How many go through the network at once.
+
+    Returns
+    -------
+    iterator of ndarray or ImageError
+    """
     remaining = iter(images)
     while batch := list(itertools.islice(remaining, batch_size)):
         crops = [_crop(encoder, image) for image in batch]

@@ -64,6 +64,13 @@ def test_own_detector() -> None:
     assert float(similarity[1]) > 0.9
 
 
+def test_teach_expression(tmp_path: Path) -> None:
+    arguments = ("examples/london", tmp_path / "my-head", "examples/photos/astronaut.png")
+    printed = run("examples/teach_expression.py", *arguments)
+    assert "on 24 faces in 2 classes" in printed
+    assert printed.splitlines()[-1].startswith("smiling 0.")
+
+
 def test_every_example_has_a_test() -> None:
     tests = Path(__file__).read_text()
     for example in (ROOT / "examples").glob("*.py"):
@@ -209,7 +216,7 @@ def test_the_readmes_training_commands_are_parsed(
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_is_one_of_these(file: Path) -> None:
-    ran = "fergeneral " if file.name == "README.md" else NOT_PARSED[0]
+    ran = "fergeneral " if file.name in ("README.md", "classifier.md") else NOT_PARSED[0]
     for command in commands(file):
         assert command.startswith((ran, *NOT_PARSED)) or PARSED[1] in command, command
 
@@ -245,6 +252,26 @@ def test_the_snippets_that_read_tables(
             table.add("a.jpg", faces)
     exec(compile(code, "tables.md", "exec"), {})
     assert "(3, 512)" in capsys.readouterr().out
+
+
+def test_the_snippets_and_the_command_of_classifiers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "examples", "examples")
+    fit, from_lists = snippets("classifier.md")
+    exec(compile(fit, "classifier.md", "exec"), {})
+    printed = capsys.readouterr().out
+    (shown,) = re.findall(r"```\n(logistic.*?)```", (ROOT / "docs" / "classifier.md").read_text(), flags=re.DOTALL)
+    numbers, wanted = (re.findall(r"\d+\.\d+", text) for text in (printed, shown))
+    assert [float(number) for number in numbers[: len(wanted)]] == pytest.approx(list(map(float, wanted)), abs=0.05)
+    assert "\nsmiling 0." in printed
+    exec(compile(from_lists, "classifier.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("0.8")
+    shutil.rmtree("my-head")
+    (command,) = commands(ROOT / "docs" / "classifier.md")
+    assert main(shlex.split(command)[1:]) == 0
+    assert Path("my-head", "head.safetensors").is_file()
 
 
 def test_the_snippets_with_worker_processes(tmp_path: Path) -> None:

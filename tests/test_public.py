@@ -115,6 +115,7 @@ def test_help_loads_nothing_heavy() -> None:
     [
         ("sklearn", "transformer", "eval"),
         ("sklearn", "evaluate", "eval"),
+        ("sklearn", "heads.fit", "eval"),
         ("matplotlib", "evaluate.figures", "eval"),
         ("tensorboard", "train", "train"),
         ("onnxruntime", "export", "onnx"),

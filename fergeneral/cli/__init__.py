@@ -147,6 +147,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(probe)
     probe.set_defaults(run=_probe)
 
+    from fergeneral.cli.fit import add_fit_parser
+
+    add_fit_parser(commands)
+
     evaluate = commands.add_parser("evaluate", help="write a report on embeddings", description=_evaluate.__doc__)
     evaluate.add_argument("data", nargs="+", metavar="DATA", help="folders of labelled face crops")
     evaluate.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for the report")

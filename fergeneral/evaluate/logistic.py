@@ -23,19 +23,25 @@ class Standardised:
     """Features standardised by their own mean and spread, turned to principal axes, with targets.
 
     `x` (N, D) finite float32; `y` (N,) int in 0..classes-1, each class there. Constant features count for nothing.
+    `weight` (N,): how much each row counts, of mean 1; None: all the same. The standardisation does not weigh.
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, classes: int) -> None:
+    def __init__(self, x: np.ndarray, y: np.ndarray, classes: int, weight: np.ndarray | None = None) -> None:
         self._mean = x.mean(axis=0, dtype=np.float64)
         spread = x.std(axis=0, dtype=np.float64)
         # Below this, what varies is the rounding of float32.
         self._scale = np.where(spread > 1e-6 * (1e-12 + np.abs(self._mean)), spread, np.inf)
         standard = ((x - self._mean) / self._scale).astype(np.float32)
-        covariance = (standard.T @ standard).astype(np.float64) / len(x)
-        variance, self._axes = np.linalg.eigh(covariance)
-        self._variance = np.maximum(variance, 0.0)
+        if len(x) < x.shape[1]:  # rows span few axes, and the solution lies in their span
+            _, singular, axes = np.linalg.svd(standard.astype(np.float64), full_matrices=False)
+            self._variance, self._axes = singular**2 / len(x), axes.T
+        else:
+            covariance = (standard.T @ standard).astype(np.float64) / len(x)
+            variance, self._axes = np.linalg.eigh(covariance)
+            self._variance = np.maximum(variance, 0.0)
         self._x = standard @ self._axes.astype(np.float32)
-        self._target = np.eye(classes, dtype=np.float32)[:, y]  # (classes, N)
+        self._weight = np.ones(len(x), dtype=np.float32) if weight is None else weight.astype(np.float32)
+        self._target = np.eye(classes, dtype=np.float32)[:, y] * self._weight  # (classes, N)
 
     def fit(self, strengths: Sequence[float]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each C, best in rising order: weights (D, classes) and bias (classes,), float64.
@@ -73,14 +79,16 @@ class Standardised:
         total, slope = 0.0, np.zeros(w.shape, dtype=np.float64)
         bias_slope, curvature = np.zeros(len(w)), np.zeros(len(w))
         for start in range(0, len(self._x), _ROWS):
-            x, target = self._x[start : start + _ROWS], self._target[:, start : start + _ROWS]
+            rows = slice(start, start + _ROWS)
+            x, target, weight = self._x[rows], self._target[:, rows], self._weight[rows]
             logits = w @ x.T + b
             logits -= logits.max(axis=0)
             p = np.exp(logits)
             mass = p.sum(axis=0)
-            total += float(np.log(mass).sum(dtype=np.float64)) - float((logits * target).sum(dtype=np.float64))
+            total += float(np.log(mass) @ weight) - float((logits * target).sum(dtype=np.float64))
             p /= mass
-            curvature += (p * (1 - p)).sum(axis=1)
+            curvature += (p * (1 - p)) @ weight
+            p *= weight
             p -= target
             slope += p @ x
             bias_slope += p.sum(axis=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from fergeneral.heads.head import DEFAULT_HEAD, Head, HeadConfig, list_heads
@@ -16,5 +15,7 @@ __all__ = ["DEFAULT_HEAD", "FitReport", "Head", "HeadConfig", "fit_head", "list_
 
 def __getattr__(name: str) -> Any:
     if name in ("FitReport", "fit_head"):  # these need the extra `eval`, which predicting does not
-        return getattr(importlib.import_module("fergeneral.heads.fit"), name)
+        from fergeneral.heads.fit import FitReport, fit_head
+
+        return FitReport if name == "FitReport" else fit_head
     raise AttributeError(f"module 'fergeneral.heads' has no attribute {name!r}")
