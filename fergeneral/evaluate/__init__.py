@@ -7,6 +7,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("fergeneral.evaluate", "scikit-learn", "eval") from error
 
+from fergeneral.evaluate.heads import evaluate_head
 from fergeneral.evaluate.metrics import Calibration, Metrics, calibrate, paired_bootstrap, score
 from fergeneral.evaluate.probe import Probe, ProbeResult, embed_dataset, fit_probe, linear_probe, probe_datasets
 from fergeneral.evaluate.protocols import (
@@ -41,6 +42,7 @@ __all__ = [
     "effective_dimension",
     "embed_dataset",
     "evaluate",
+    "evaluate_head",
     "few_shot",
     "fit_probe",
     "identity",
