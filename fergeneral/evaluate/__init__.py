@@ -24,6 +24,7 @@ from fergeneral.evaluate.protocols import (
 from fergeneral.evaluate.report import evaluate
 from fergeneral.evaluate.robustness import CONDITIONS, Condition, conditions
 from fergeneral.evaluate.structure import effective_dimension, identity, separation
+from fergeneral.evaluate.unseen import Unseen, few_people, learn_unseen, learn_unseen_people, pretraining_saw
 
 __all__ = [
     "CONDITIONS",
@@ -36,6 +37,7 @@ __all__ = [
     "ProbeResult",
     "SGDProbeResult",
     "SubjectFolds",
+    "Unseen",
     "calibrate",
     "conditions",
     "cross_dataset",
@@ -43,12 +45,16 @@ __all__ = [
     "embed_dataset",
     "evaluate",
     "evaluate_head",
+    "few_people",
     "few_shot",
     "fit_probe",
     "identity",
     "knn",
+    "learn_unseen",
+    "learn_unseen_people",
     "linear_probe",
     "paired_bootstrap",
+    "pretraining_saw",
     "probe_datasets",
     "score",
     "separation",

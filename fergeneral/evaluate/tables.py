@@ -15,8 +15,10 @@ Row = Mapping[str, Any]
 
 def markdown(report: Report) -> str:
     """The whole report as Markdown; `report` as report.json holds it. Sections without entries are left out."""
-    sections = (_head, _data, _linear_probe, _recalls, _calibration, _cross_dataset, _subject_folds, _few_shot, _knn)
-    parts = [section(report) for section in (*sections, _sgd_probe, _robustness, _structure, _environment)]
+    sections = (_head, _data, _linear_probe, _recalls, _calibration, _cross_dataset, _subject_folds, _few_shot)
+    parts = [
+        section(report) for section in (*sections, _unseen, _knn, _sgd_probe, _robustness, _structure, _environment)
+    ]
     return "\n\n".join(_filled(block) for part in parts if part for block in part.split("\n\n")) + "\n"
 
 
@@ -282,6 +284,39 @@ Logistic regression on so many images of each class, drawn {len(rows[0]["accurac
 accuracy and its 95 % interval over draws / mean UAR; always on the whole test split."""
     table = _table(["data set", "embeddings of", *map(str, shots)], lines)
     return f"{text}\n\n{table}{_pictures(report, 'few_shot')}" if rows else ""
+
+
+def _unseen(report: Report) -> str:
+    rows = report.get("unseen", [])  # reports before 0.3 do not have it
+    shots = sorted({row["shots"] for row in rows})
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row["class"] in (None, "contempt"):
+            groups.setdefault((row["data"], row["class"] or "each in turn", row["system"]), []).append(row)
+    lines = []
+    for (name, held_out, system), found in sorted(groups.items(), key=lambda item: item[0][:2]):
+        of = {row["shots"]: row for row in found}
+        cells = [_learnt(of[shot]) if shot in of else "-" for shot in shots]
+        before = f"{found[-1]['others_before']:.3f} / {found[-1]['others']:.3f}"
+        lines.append(
+            [_title(report, name), held_out, _system(report, system), found[0]["class_status"], *cells, before]
+        )
+    draws = rows[0]["draws"] if rows else 0
+    text = f"""## Unseen expressions
+
+A class is held out of the classifier, then learnt from a few of its train images, drawn {draws} times; of a set without
+splits, from one half of the people, the other half being read. Nearest class mean by cosine, standardised by the other
+classes' train images. In each column: recall of the new class with the 95 % interval of its mean over draws / UAR over
+all classes / AUC of the new class against the rest; by chance, recall and UAR would be one over the number of classes,
+AUC 0.5. In pretraining: whether the encoder's pretraining had labels of that class. The last column is the mean recall
+of the other classes, before the new one was there / with it, after most examples."""
+    header = ["data set", "held out", "embeddings of", "in pretraining", *map(str, shots), "others"]
+    return f"{text}\n\n{_table(header, lines)}{_pictures(report, 'unseen')}" if rows else ""
+
+
+def _learnt(row: Row) -> str:
+    half = (row["recall_interval"][1] - row["recall_interval"][0]) / 2
+    return f"{row['recall']:.3f} ± {half:.3f} / {row['uar']:.3f} / {row['auc']:.3f}"
 
 
 def _knn(report: Report) -> str:

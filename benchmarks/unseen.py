@@ -1,0 +1,86 @@
+"""Unseen expressions, measured: the table and the figure of docs/unseen.md.
+
+    python benchmarks/unseen.py --data DATA --peers PEERS --cache CACHE --out docs
+
+DATA holds rafdb/, affectnet8/, ckplus48/ and london/ (with people.csv). Written are unseen.json, which holds every
+figure, and unseen.png; the table is printed. Crops are read as `fergeneral evaluate` reads them, London's photos through
+the detector.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fergeneral.datasets import open_dataset
+from fergeneral.evaluate import few_people
+from fergeneral.evaluate.cache import EmbeddingCache
+from fergeneral.evaluate.figures import draw_unseen
+from fergeneral.evaluate.inputs import embed_system, open_sets, read_peers
+from fergeneral.evaluate.robustness import found_crop
+from fergeneral.evaluate.sections import Run, unseen_section
+from fergeneral.extractor import ExpressionExtractor
+
+SETS = ("rafdb", "affectnet8", "ckplus48")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--peers", type=Path, required=True)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", default=["general-r18-cpu", "crs-cont-cpu"])
+    options = parser.parse_args()
+    cache = EmbeddingCache(options.cache)
+    sets = open_sets([options.data / name for name in SETS])
+    extractors = [ExpressionExtractor.from_pretrained(name, device="cpu") for name in options.models]
+    systems = [embed_system(extractor.encoder, sets, cache) for extractor in extractors]
+    run = Run([*systems, *read_peers(options.peers, sets)], sets, seed=0)
+    start = time.perf_counter()
+    entries = unseen_section(run)
+    print(f"{time.perf_counter() - start:.1f} s for {len(entries)} entries")
+    people = {extractor.config.model_id: london(extractor, options.data, cache) for extractor in extractors}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "unseen.json").write_text(json.dumps({"unseen": entries, "london": people}, indent=1) + "\n")
+    draw_unseen(entries, {name: data.title for name, data in sets.items()}, options.out / "unseen.png")
+    for entry in entries:
+        if entry["class"] in ("contempt", None):
+            print(*row(entry, {name: data.title for name, data in sets.items()}), sep=" | ")
+    for name, results in people.items():
+        for shots, result in results.items():
+            low, high = result["accuracy_interval"]
+            print(f"London, people: {shots} | {name} | {result['accuracy']:.3f} ({low:.3f}-{high:.3f})")
+
+
+def london(extractor: ExpressionExtractor, data: Path, cache: EmbeddingCache) -> dict[int, dict[str, Any]]:
+    """Smiling against neutral from one person and more, end to end from photos."""
+    photos = open_dataset(data / "london" / "people.csv")
+    config = extractor.config
+    crop = functools.partial(found_crop, extractor.detector, config.crop_size, config.template, margin=0.0)
+    embedded = cache.embed(extractor.encoder, photos, crop, variant="photos MTCNN")
+    found = np.flatnonzero(~embedded.missed)
+    print(f"London: a face in {len(found)} of {len(photos.samples)} photos")
+    samples = [photos.samples[row] for row in found]
+    labels, subjects = [sample.label for sample in samples], [str(sample.subject) for sample in samples]
+    return {k: v.to_dict() for k, v in few_people(embedded.embeddings[found], labels, subjects).items()}
+
+
+def row(entry: dict[str, Any], titles: dict[str, str]) -> list[str]:
+    """One line of the table."""
+    figures = [f"{entry[name]:.3f} ({'-'.join(f'{v:.3f}' for v in entry[f'{name}_interval'])})" for name in FIGURES]
+    held_out = entry["class"] or "each in turn"
+    given = f"{entry['given']}" if entry["given"] == entry["shots"] else f"{entry['given']} (of {entry['shots']})"
+    return [titles[entry["data"]], held_out, entry["system"], entry["class_status"], given, *figures]
+
+
+FIGURES = ("recall", "uar", "auc")
+
+if __name__ == "__main__":
+    main()
