@@ -126,7 +126,8 @@ def draw_few_shot(entries: Sequence[Mapping[str, Any]], titles: Mapping[str, str
 def draw_unseen(entries: Sequence[Mapping[str, Any]], titles: Mapping[str, str], target: Path) -> None:
     """Recall of a class that was held out, and UAR, against its examples.
 
-    A row of panels for contempt of each data set that has it, then for the mean over classes held out in turn.
+    A row of panels for contempt of each data set that has it, then for the mean over classes held out in turn. A line
+    is dashed where the encoder's pretraining had no labels of the class; one over the number of classes is dotted.
     """
     chosen = [entry for held_out in ("contempt", None) for entry in entries if entry["class"] == held_out]
     named = [(f"{titles[entry['data']]}, {entry['class'] or 'each class in turn'}", entry) for entry in chosen]
@@ -148,6 +149,10 @@ def _draw_shots(
             lines = [entry for of, entry in entries if (of, entry["system"]) == (title, system)]
             if lines:
                 _few_shot_line(axis, lines, name, systems.index(system))
+        share = [1 / entry["classes"] for of, entry in entries if of == title and "classes" in entry]
+        if share:
+            axis.axhline(share[0], color="#555555", linestyle=":", linewidth=1)
+            axis.set_ylim(0, 1)
         axis.set_title(f"{title}: {words[name]}", fontsize=10)
         axis.set_xscale("log")
         axis.set_xticks(shots, [str(shot) for shot in shots])
@@ -169,8 +174,9 @@ def _few_shot_line(axis: Axes, entries: Sequence[Mapping[str, Any]], name: str, 
     axis.fill_between(shots, low, high, color=colour, alpha=0.18, linewidth=0)
     marker = _SYSTEM_MARKERS[number % len(_SYSTEM_MARKERS)]
     values = [entry[name] for entry in entries]
-    width = 2.2 if number == 0 else 1.2
-    axis.plot(shots, values, color=colour, marker=marker, markersize=5, linewidth=width, label=entries[0]["system"])
+    width, style = 2.2 if number == 0 else 1.2, "--" if entries[0].get("class_status") == "unseen" else "-"
+    label = entries[0]["system"]
+    axis.plot(shots, values, style, color=colour, marker=marker, markersize=5, linewidth=width, label=label)
 
 
 def draw_robustness(robustness: Mapping[str, Any], title: str, target: Path) -> None:

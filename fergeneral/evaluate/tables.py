@@ -307,9 +307,10 @@ def _unseen(report: Report) -> str:
 A class is held out of the classifier, then learnt from a few of its train images, drawn {draws} times; of a set without
 splits, from one half of the people, the other half being read. Nearest class mean by cosine, standardised by the other
 classes' train images. In each column: recall of the new class with the 95 % interval of its mean over draws / UAR over
-all classes / AUC of the new class against the rest; by chance, recall and UAR would be one over the number of classes,
-AUC 0.5. In pretraining: whether the encoder's pretraining had labels of that class. The last column is the mean recall
-of the other classes, before the new one was there / with it, after most examples."""
+all classes / AUC of the new class against the rest; by chance, UAR would be one over the number of classes, recall the
+same or a little less, AUC 0.5. In pretraining: whether the encoder's pretraining had labels of that class. The last
+column is the mean recall of the other classes, before the new one was there / with it, after most examples. In the
+figure, a line is dashed where pretraining had no labels of the class, and one over the number of classes is dotted."""
     header = ["data set", "held out", "embeddings of", "in pretraining", *map(str, shots), "others"]
     return f"{text}\n\n{_table(header, lines)}{_pictures(report, 'unseen')}" if rows else ""
 

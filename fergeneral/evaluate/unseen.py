@@ -47,6 +47,8 @@ class Unseen:
         Examples asked for.
     given : int
         Examples there were, at most `shots`.
+    classes : int
+        Of the test images, the new one among them.
     recalls : ndarray, shape (draws,)
         Of the new class, on the test images.
     uars : ndarray, shape (draws,)
@@ -61,6 +63,7 @@ class Unseen:
 
     shots: int
     given: int
+    classes: int
     recalls: np.ndarray
     uars: np.ndarray
     aucs: np.ndarray
@@ -73,14 +76,14 @@ class Unseen:
         Returns
         -------
         dict
-            `shots`, `given`, `draws`; `recall`, `uar`, `auc`, `others` with `recall_interval` and so on; `recall_range`
-            [lowest, highest] of one draw; `others_before`. Rounded to four decimals.
+            `shots`, `given`, `classes`, `draws`; `recall`, `uar`, `auc`, `others` with `recall_interval` and so on;
+            `recall_range` [lowest, highest] of one draw; `others_before`. Rounded to four decimals.
         """
         values = dict(zip(_FIGURES, (self.recalls, self.uars, self.aucs, self.others), strict=True))
         means = {name: round(float(array.mean()), 4) for name, array in values.items()}
         intervals = {f"{name}_interval": _rounded(t_interval(array)) for name, array in values.items()}
         span = {"recall_range": _rounded((self.recalls.min(), self.recalls.max()))}
-        counts = {"shots": self.shots, "given": self.given, "draws": len(self.recalls)}
+        counts = {"shots": self.shots, "given": self.given, "classes": self.classes, "draws": len(self.recalls)}
         return counts | means | intervals | span | {"others_before": round(float(self.before.mean()), 4)}
 
 
@@ -260,7 +263,7 @@ def mean_of(results: Iterable[Unseen]) -> Unseen:
     """The mean over classes that were held out in turn, draw by draw; all of the same shots and draws."""
     found = list(results)
     arrays = {name: np.mean([getattr(one, name) for one in found], axis=0) for name in _ARRAYS}
-    return Unseen(found[0].shots, min(one.given for one in found), **arrays)
+    return Unseen(found[0].shots, min(one.given for one in found), found[0].classes, **arrays)
 
 
 def pretraining_saw(training_data: Sequence[str] | None, label: str) -> str:
@@ -319,10 +322,8 @@ def _learn(
         still = right[:, None] & (margin <= 0)
         others = np.mean([still[truth == name].mean(axis=0) for name in classes], axis=0)
         uars = (recalls + len(classes) * others) / (len(classes) + 1)
-        given = min(count, len(orders[0]))
-        results[count] = Unseen(
-            count, given, recalls, uars, _aucs(margin, new), others, np.full(len(orders), float(before))
-        )
+        given, same = min(count, len(orders[0])), np.full(len(orders), float(before))
+        results[count] = Unseen(count, given, len(classes) + 1, recalls, uars, _aucs(margin, new), others, before=same)
     return results
 
 
@@ -337,7 +338,7 @@ def _aucs(margin: np.ndarray, new: np.ndarray) -> np.ndarray:
 def _joined(results: Sequence[Unseen]) -> Unseen:
     """Of single draws."""
     arrays = {name: np.concatenate([getattr(one, name) for one in results]) for name in _ARRAYS}
-    return Unseen(results[0].shots, min(one.given for one in results), **arrays)
+    return Unseen(results[0].shots, min(one.given for one in results), results[0].classes, **arrays)
 
 
 def _check(shots: Sequence[int], draws: int) -> None:
