@@ -293,27 +293,19 @@ def is_repository(name: object) -> bool:
 
 
 def download_files(
-    repo: str, names: Sequence[str], revision: str | None, *, local_files_only: bool = False, force: bool = False
+    repo: str, names: Sequence[str], revision: str | None, *, kind: str, local_files_only: bool = False
 ) -> Path:
-    """Files of one commit of a Hub repository, into the Hub's cache; `force`: also where they are there already.
+    """Files of one commit of a Hub repository, into the Hub's cache. Returns the folder that holds them there.
 
-    Returns the folder that holds them. Raises ModelError for a repository that lacks one of them or cannot be had.
+    `kind`: what they are together, for messages. Raises ModelError for a repository that lacks one of them or cannot be had.
     """
-    from huggingface_hub import snapshot_download
-
     _check_revision(revision)
-    with _hub_errors(repo):
-        folder = snapshot_download(
-            repo,
-            revision=revision,
-            allow_patterns=list(names),
-            local_files_only=local_files_only,
-            force_download=force,
-        )
-    missing = [name for name in names if not Path(folder, name).exists()]
-    if missing:
-        raise ModelError(f"{repo} lacks {', '.join(missing)}: it holds something else, or was not downloaded whole")
-    return Path(folder)
+    first, *others = names
+    with _hub_errors(repo, kind, names):
+        folder = _get(repo, first, revision, local_files_only).parent
+        for name in others:
+            _get(repo, name, folder.name, local_files_only)  # the cache's layout is snapshots/COMMIT/FILE
+    return folder
 
 
 def _read_config(folder: Path) -> EncoderConfig:
@@ -346,7 +338,7 @@ def _download(repo: str, revision: str | None, local_files_only: bool) -> Path:
             raise
         raise ModelError(f"{error}; the cache holds another commit whole: revision={whole[0]!r}") from error
     if not local_files_only and _is_damaged(folder / weights):
-        _download_again(repo, commit, CONFIG_FILE, weights)
+        download_again(repo, commit, CONFIG_FILE, weights)
     return folder
 
 
@@ -412,7 +404,8 @@ def _is_damaged(weights: Path) -> bool:
     return hashlib.sha256(data).hexdigest() != stated
 
 
-def _download_again(repo: str, commit: str, *names: str) -> None:
+def download_again(repo: str, commit: str, *names: str) -> None:
+    """Files of a commit into the Hub's cache, in place of corrupt copies. Raises ModelError where they cannot be had."""
     from huggingface_hub import hf_hub_download
 
     try:
@@ -424,7 +417,9 @@ def _download_again(repo: str, commit: str, *names: str) -> None:
 
 
 @contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
+def _hub_errors(
+    repo: str, kind: str = "an encoder", names: Sequence[str] = (CONFIG_FILE, WEIGHTS_FILE)
+) -> Iterator[None]:
     """Turn what huggingface_hub raises into ModelError that says what to do."""
     from huggingface_hub import errors
 
@@ -447,7 +442,7 @@ def _hub_errors(repo: str) -> Iterator[None]:
         ) from error
     except errors.EntryNotFoundError as error:
         raise ModelError(
-            f"{repo} is not an encoder of this package: it lacks {CONFIG_FILE} or {WEIGHTS_FILE}: {error}"
+            f"{repo} is not {kind} of this package: it lacks {' or '.join(names)}: {error}"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import constants, file_download
-from tiny import TinyNetwork, embeds, save_tiny, use_tiny_networks
+from tiny import SIZE, TinyNetwork, embeds, save_tiny, use_tiny_networks
 
 from fergeneral import ModelError
 from fergeneral.encoder import Encoder, EncoderConfig
+from fergeneral.heads import Head, HeadConfig
 from fergeneral.hub import CONFIG_FILE, INT8_FILE, WEIGHTS_FILE, load_encoder, verified_weights
 
 FIRST, SECOND = "a" * 40, "b" * 40  # commits
@@ -484,3 +486,40 @@ def test_int8_weights_have_the_same_promises(int8: Hub, tmp_path: Path) -> None:
     assert load(local_files_only=True) == right
     int8.commit, int8.fault = SECOND, of_get(hang_up, INT8_FILE)
     assert f"revision='{FIRST}'" in refusal()
+
+
+@pytest.fixture
+def head(hub: Hub) -> Head:
+    """A head in both commits, beside the encoder that it belongs to."""
+    digest = sha256_of(hub, FIRST)
+    zeros = np.zeros(SIZE)
+    made = Head(HeadConfig("mine", ("a", "b"), "tiny", digest, SIZE), zeros, zeros + 1, np.eye(2, SIZE), [0, 1])
+    for commit in (FIRST, SECOND):
+        made.save_pretrained(hub.folder / commit)
+    return made
+
+
+def test_a_head_comes_from_the_hub_and_then_from_the_cache(hub: Hub, head: Head) -> None:
+    assert Head.from_pretrained("owner/encoder").sha256 == head.sha256
+    hub.fault = status(503)
+    assert Head.from_pretrained("owner/encoder").sha256 == head.sha256
+    asked = len(hub.asked)
+    assert Head.from_pretrained("owner/encoder", local_files_only=True).sha256 == head.sha256
+    assert len(hub.asked) == asked
+
+
+@pytest.mark.parametrize("file", ["head.json", "head.safetensors"])
+def test_a_head_damaged_in_the_cache_is_downloaded_again(hub: Hub, head: Head, file: str, tmp_path: Path) -> None:
+    Head.from_pretrained("owner/encoder")
+    (copy,) = (tmp_path / "cache").glob(f"**/snapshots/*/{file}")
+    copy.resolve().write_bytes(b"corrupt")
+    with pytest.raises(ModelError):
+        Head.from_pretrained("owner/encoder", local_files_only=True)
+    assert Head.from_pretrained("owner/encoder").sha256 == head.sha256
+
+
+@pytest.mark.parametrize("file", ["head.json", "head.safetensors"])
+def test_a_repository_that_is_no_head_is_named(hub: Hub, head: Head, file: str) -> None:
+    (hub.folder / FIRST / file).unlink()
+    with pytest.raises(ModelError, match="owner/encoder is not a head of this package: it lacks head.json or"):
+        Head.from_pretrained("owner/encoder")

@@ -36,6 +36,7 @@ MOST_CLASSES = 10_000
 _HEADS_FOLDER = "heads"  # below the packaged weights: heads/ENCODER/HEAD
 _MOST_CONFIG_BYTES = 2**22  # of 10,000 classes with long names
 _MOST_HEAD_BYTES = 2**30
+_LARGEST = 1e30  # of a folded weight: products with embeddings stay finite in float32
 _LONGEST_NAME = 200  # characters of a class's name
 _LONGEST_LINE = 1000  # characters of any other string
 
@@ -205,10 +206,10 @@ class Head:
         # Standardisation and temperature folded into one linear layer, in float64 for the sake of the bias.
         scaled = arrays["weight"].astype(np.float64) / arrays["scale"]
         shifted = arrays["bias"] - scaled @ arrays["mean"].astype(np.float64)
-        self._layer = (scaled / config.temperature).T.astype(np.float32)
-        self._offset = (shifted / config.temperature).astype(np.float32)
-        if not (np.isfinite(self._layer).all() and np.isfinite(self._offset).all()):
+        layer, offset = scaled.T / config.temperature, shifted / config.temperature
+        if not max(np.abs(layer).max(), np.abs(offset).max()) < _LARGEST:
             raise ModelError(f"the head {config.name!r}: its numbers are too large")
+        self._layer, self._offset = layer.astype(np.float32), offset.astype(np.float32)
 
     def __repr__(self) -> str:
         """Name, classes and encoder."""
@@ -603,14 +604,14 @@ def _read_config(folder: Path) -> HeadConfig:
 
 def _from_hub(repo: str, revision: str | None, local_files_only: bool) -> Head:
     files = (HEAD_CONFIG_FILE, HEAD_FILE)
-    folder = hub.download_files(repo, files, revision, local_files_only=local_files_only)
+    folder = hub.download_files(repo, files, revision, kind="a head", local_files_only=local_files_only)
     try:
         return _load_folder(folder)
     except ModelError:
         if local_files_only:
             raise
-    # The copy in the cache may be corrupt: get it once more.
-    return _load_folder(hub.download_files(repo, files, revision, local_files_only=False, force=True))
+    hub.download_again(repo, folder.name, *files)  # the copy in the cache may be corrupt
+    return _load_folder(folder)
 
 
 def _steps(estimator: Any) -> tuple[Any, Any]:
