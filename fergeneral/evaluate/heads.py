@@ -97,7 +97,7 @@ def evaluate_head(
     >>> from fergeneral import ExpressionClassifier
     >>> from fergeneral.evaluate import evaluate_head
     >>> classifier = ExpressionClassifier.from_pretrained(device="cpu")
-    >>> figures = evaluate_head(classifier, photos=["examples/london"])
+    >>> figures = evaluate_head(classifier, ["data/rafdb"], photos=["data/london"])
     >>> figures["london"]["with_face"]
     1.0
     """

@@ -317,7 +317,8 @@ figure, a line is dashed where pretraining had no labels of the class, and one o
 
 def _learnt(row: Row) -> str:
     half = (row["recall_interval"][1] - row["recall_interval"][0]) / 2
-    return f"{row['recall']:.3f} ± {half:.3f} / {row['uar']:.3f} / {row['auc']:.3f}"
+    given = "" if row["given"] == row["shots"] else f" ({row['given']} given)"
+    return f"{row['recall']:.3f} ± {half:.3f} / {row['uar']:.3f} / {row['auc']:.3f}{given}"
 
 
 def _knn(report: Report) -> str:
