@@ -771,9 +771,9 @@ def _evaluate_head(options: argparse.Namespace, folder: Path) -> int:
     from fergeneral.evaluate.tables import head_table
 
     encoder = _load(options) if options.model else None  # None: the packaged one that the head names
-    device = None if options.model else options.device
+    device, revision = (None, None) if options.model else (options.device, options.revision)
     figures = evaluate_head(
-        ExpressionClassifier.from_pretrained(options.head, encoder=encoder, device=device),
+        ExpressionClassifier.from_pretrained(options.head, encoder=encoder, device=device, revision=revision),
         options.data,
         folder,
         photos=options.photos,
