@@ -15,12 +15,12 @@ from PIL import Image
 
 from fergeneral import DataError, ExpressionExtractor
 from fergeneral.datasets import open_dataset
-from fergeneral.evaluate import embed_dataset, linear_probe
+from fergeneral.evaluate import embed_dataset, learn_unseen, linear_probe
 from fergeneral.evaluate.figures import _is_graded, _middle
 from fergeneral.evaluate.inputs import System, open_sets, read_peers
 from fergeneral.evaluate.report import evaluate
 from fergeneral.evaluate.sections import _identity
-from fergeneral.evaluate.tables import main_table
+from fergeneral.evaluate.tables import main_table, markdown
 
 CURVES = {"happiness": 1.0, "sadness": -1.0, "neutral": 0.0, "surprise": 3.0}
 
@@ -114,6 +114,30 @@ def test_a_peer_with_the_same_embeddings_gets_the_same_figures(made: tuple[Path,
             assert one["accuracy"] == other["accuracy"]
     assert {row["missing"] for row in rows_of(report, "linear_probe", system="gaps")} == {5}
     assert not rows_of(report, "structure", system="gaps", data="people")  # it has no embeddings of that set
+
+
+def test_unseen_classes_are_learnt_as_by_hand(made: tuple[Path, dict[str, Any]], model: ExpressionExtractor) -> None:
+    root, report = made
+    dataset = open_dataset(root / "drawn")
+    parts = [dataset.split(name) for name in ("train", "test")]
+    (train, labels), (test, truth) = ((embed_dataset(model.encoder, part), part.labels) for part in parts)
+    for row in rows_of(report, "unseen", system="random", data="drawn"):
+        if row["class"] is not None:
+            result = learn_unseen(train, labels, test, truth, row["class"])[row["shots"]]
+            assert row["recall"] == pytest.approx(result.recalls.mean(), abs=1e-4)
+            assert row["uar"] == pytest.approx(result.uars.mean(), abs=1e-4)
+    found = rows_of(report, "unseen", system="random", data="drawn", shots=5)
+    assert [row["class"] for row in found] == ["neutral", "happiness", "surprise", "sadness", None]
+    assert found[-1]["recall"] == pytest.approx(np.mean([row["recall"] for row in found[:-1]]), abs=1e-3)
+    same = rows_of(report, "unseen", system="same", data="drawn", shots=5)
+    assert [row["recall"] for row in same] == [row["recall"] for row in found]
+    assert {row["class_status"] for row in report["unseen"]} == {"not stated"}
+    assert len(rows_of(report, "unseen", data="people")) == 4 * 4
+    assert "unseen.png" in [figure["file"] for figure in report["figures"]]
+    text = (root / "out" / "report.md").read_text()
+    assert "## Unseen expressions" in text
+    older = {name: value for name, value in report.items() if name != "unseen"}
+    assert "## Unseen expressions" not in markdown(older)
 
 
 def test_every_part_is_there_and_says_what_it_read(made: tuple[Path, dict[str, Any]]) -> None:

@@ -151,16 +151,26 @@ def _parser() -> argparse.ArgumentParser:
 
     add_fit_parser(commands)
 
-    evaluate = commands.add_parser("evaluate", help="write a report on embeddings", description=_evaluate.__doc__)
-    evaluate.add_argument("data", nargs="+", metavar="DATA", help="folders of labelled face crops")
+    evaluate = commands.add_parser(
+        "evaluate", help="write a report on embeddings, or a head", description=_evaluate.__doc__
+    )
+    evaluate.add_argument("data", nargs="*", metavar="DATA", help="folders of labelled face crops")
     evaluate.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for the report")
     evaluate.add_argument(
         "--against", action="append", default=[], metavar="NAME", help="other weights to compare with (may be repeated)"
     )
     evaluate.add_argument("--peers", metavar="DIR", help="other systems' embeddings: .npz with path and embedding")
-    evaluate.add_argument("--no-robustness", action="store_true", help="leave out the worse conditions (much quicker)")
+    evaluate.add_argument(
+        "--no-robustness",
+        action="store_true",
+        help="leave out the worse conditions, or with --head finding faces again (much quicker)",
+    )
     evaluate.add_argument(
         "--second-detector", choices=("yunet",), help="also find the faces again with it (needs fergeneral[yunet])"
+    )
+    evaluate.add_argument("--head", metavar="NAME", help="judge this head instead: packaged, a folder, or on the Hub")
+    evaluate.add_argument(
+        "--photos", action="append", default=[], metavar="DATA", help="with --head: labelled photos (may be repeated)"
     )
     evaluate.add_argument("--cache", metavar="DIR", help="where embeddings are kept (default: the user's cache)")
     _add_overwrite_option(evaluate)
@@ -719,15 +729,24 @@ def _check_export(options: argparse.Namespace, photos: Sequence[Source]) -> None
 def _evaluate(options: argparse.Namespace) -> int:
     """Judge embeddings by every protocol of the package on labelled data sets of face crops, each read in its official
     layout (RAF-DB, FER+, a manifest.csv, or folders named after labels, packed in zip archives or not). Writes
-    report.json, report.md and figures. Embeddings are kept, so that a second run takes minutes."""
-    _check_inputs(*options.data, options.peers)
+    report.json, report.md and figures. Embeddings are kept, so that a second run takes minutes.
+    With --head, a head's predictions are judged instead, and head.json and head.md written."""
+    _check_inputs(*options.data, *options.photos, options.peers)
     with _usage():
         from fergeneral.outputs import check_apart, check_empty, check_folder
 
+        if options.head is None and options.photos:
+            raise DataError("--photos goes with --head: a report on embeddings reads face crops")
+        if options.head is not None and (options.against or options.peers or options.second_detector):
+            raise DataError("--against, --peers and --second-detector do not go with --head")
+        if not options.data and not options.photos:
+            raise DataError("no data set given: DATA is a folder of labelled face crops")
         folder = Path(options.output)
         check_folder(folder)
-        check_apart(folder, options.data, recursive=True)
+        check_apart(folder, [*options.data, *options.photos], recursive=True)
         check_empty(folder, overwrite=options.overwrite)
+    if options.head is not None:
+        return _evaluate_head(options, folder)
     from fergeneral.detection import make_detector
     from fergeneral.evaluate.report import MARKDOWN_FILE, evaluate
     from fergeneral.evaluate.tables import main_table
@@ -746,6 +765,27 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     print(main_table(report))
     say(f"the report is in {folder / MARKDOWN_FILE}")
+    return 0
+
+
+def _evaluate_head(options: argparse.Namespace, folder: Path) -> int:
+    from fergeneral.classifier import ExpressionClassifier
+    from fergeneral.evaluate import evaluate_head
+    from fergeneral.evaluate.heads import HEAD_MARKDOWN_FILE
+    from fergeneral.evaluate.tables import head_table
+
+    encoder = _load(options) if options.model else None  # None: the packaged one that the head names
+    device, revision = (None, None) if options.model else (options.device, options.revision)
+    figures = evaluate_head(
+        ExpressionClassifier.from_pretrained(options.head, encoder=encoder, device=device, revision=revision),
+        options.data,
+        folder,
+        photos=options.photos,
+        end_to_end=not options.no_robustness,
+        cache=options.cache,
+    )
+    print(head_table(figures))
+    say(f"the report is in {folder / HEAD_MARKDOWN_FILE}")
     return 0
 
 

@@ -7,6 +7,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("fergeneral.evaluate", "scikit-learn", "eval") from error
 
+from fergeneral.evaluate.heads import evaluate_head
 from fergeneral.evaluate.metrics import Calibration, Metrics, calibrate, paired_bootstrap, score
 from fergeneral.evaluate.probe import Probe, ProbeResult, embed_dataset, fit_probe, linear_probe, probe_datasets
 from fergeneral.evaluate.protocols import (
@@ -23,6 +24,7 @@ from fergeneral.evaluate.protocols import (
 from fergeneral.evaluate.report import evaluate
 from fergeneral.evaluate.robustness import CONDITIONS, Condition, conditions
 from fergeneral.evaluate.structure import effective_dimension, identity, separation
+from fergeneral.evaluate.unseen import Unseen, few_people, learn_unseen, learn_unseen_people, pretraining_saw
 
 __all__ = [
     "CONDITIONS",
@@ -35,18 +37,24 @@ __all__ = [
     "ProbeResult",
     "SGDProbeResult",
     "SubjectFolds",
+    "Unseen",
     "calibrate",
     "conditions",
     "cross_dataset",
     "effective_dimension",
     "embed_dataset",
     "evaluate",
+    "evaluate_head",
+    "few_people",
     "few_shot",
     "fit_probe",
     "identity",
     "knn",
+    "learn_unseen",
+    "learn_unseen_people",
     "linear_probe",
     "paired_bootstrap",
+    "pretraining_saw",
     "probe_datasets",
     "score",
     "separation",

@@ -40,9 +40,10 @@ def draw_all(report: Mapping[str, Any], run: Run, folder: Path) -> list[dict[str
     drawn = [figure for data in run.sets.values() for figure in _draw_set(report, run, data, folder)]
     if report["few_shot"]:
         drawn.append({"kind": "few_shot", "title": "Few images a class", "file": "few_shot.png"})
-        draw_few_shot(
-            report["few_shot"], {name: data.title for name, data in run.sets.items()}, folder / "few_shot.png"
-        )
+        draw_few_shot(report["few_shot"], titles, folder / "few_shot.png")
+    if report["unseen"]:
+        drawn.append({"kind": "unseen", "title": "Unseen expressions", "file": "unseen.png"})
+        draw_unseen(report["unseen"], titles, folder / "unseen.png")
     if report["robustness"]:
         drawn.append({"kind": "robustness", "title": "Worse conditions", "file": "robustness.png"})
         title = titles[report["robustness"]["data"]]
@@ -118,26 +119,51 @@ def draw_confusion(entry: Mapping[str, Any], title: str, target: Path) -> None:
 
 def draw_few_shot(entries: Sequence[Mapping[str, Any]], titles: Mapping[str, str], target: Path) -> None:
     """Accuracy and UAR against images a class; a row of panels for each data set, a line for each system."""
-    names = list(dict.fromkeys(entry["data"] for entry in entries))
-    systems = list(dict.fromkeys(entry["system"] for entry in entries))
-    figure, axes = _grid(len(names), 2, (9, 0.6 + 3.1 * len(names)), sharex=True)
-    for number, axis in enumerate(axes):
-        name, figure_of = names[number // 2], ("accuracy", "uar")[number % 2]
+    words = {"accuracy": "accuracy", "uar": "UAR"}
+    _draw_shots([(titles[entry["data"]], entry) for entry in entries], words, "training images a class", target)
+
+
+def draw_unseen(entries: Sequence[Mapping[str, Any]], titles: Mapping[str, str], target: Path) -> None:
+    """Recall of a class that was held out, and UAR, against its examples.
+
+    A row of panels for contempt of each data set that has it, then for the mean over classes held out in turn. A line
+    is dashed where the encoder's pretraining had no labels of the class; one over the number of classes is dotted.
+    """
+    chosen = [entry for held_out in ("contempt", None) for entry in entries if entry["class"] == held_out]
+    named = [(f"{titles[entry['data']]}, {entry['class'] or 'each class in turn'}", entry) for entry in chosen]
+    words = {"recall": "recall of the new class", "uar": "UAR"}
+    _draw_shots(named, words, "examples of the new class", target)
+
+
+def _draw_shots(
+    entries: Sequence[tuple[str, Mapping[str, Any]]], words: Mapping[str, str], label: str, target: Path
+) -> None:
+    """Figures, by their names in `words`, against shots: a row of panels for each title, a line for each system."""
+    titles = list(dict.fromkeys(title for title, _ in entries))
+    systems = list(dict.fromkeys(entry["system"] for _, entry in entries))
+    shots = sorted({entry["shots"] for _, entry in entries})
+    figure, axes = _grid(len(titles), len(words), (9, 0.6 + 3.1 * len(titles)), sharex=True)
+    panels = [(title, name) for title in titles for name in words]
+    for number, (axis, (title, name)) in enumerate(zip(axes, panels, strict=True)):
         for system in systems:
-            lines = [entry for entry in entries if (entry["data"], entry["system"]) == (name, system)]
+            lines = [entry for of, entry in entries if (of, entry["system"]) == (title, system)]
             if lines:
-                _few_shot_line(axis, lines, figure_of, systems.index(system))
-        axis.set_title(f"{titles[name]}: {'UAR' if figure_of == 'uar' else 'accuracy'}", fontsize=10)
+                _few_shot_line(axis, lines, name, systems.index(system))
+        share = [1 / entry["classes"] for of, entry in entries if of == title and "classes" in entry]
+        if share:
+            axis.axhline(share[0], color="#555555", linestyle=":", linewidth=1)
+            axis.set_ylim(0, 1)
+        axis.set_title(f"{title}: {words[name]}", fontsize=10)
         axis.set_xscale("log")
-        shots = sorted({entry["shots"] for entry in entries})
         axis.set_xticks(shots, [str(shot) for shot in shots])
         axis.minorticks_off()
         axis.yaxis.set_major_formatter(_percent())
         axis.grid(alpha=0.3)
-        if number >= len(axes) - 2:
-            axis.set_xlabel("training images a class")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=9)
+        if number >= len(axes) - len(words):
+            axis.set_xlabel(label)
+    found = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    legend = {system: found[system] for system in systems}
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=min(3, len(legend)), fontsize=9)
     _save(figure, target)
 
 
@@ -148,8 +174,9 @@ def _few_shot_line(axis: Axes, entries: Sequence[Mapping[str, Any]], name: str, 
     axis.fill_between(shots, low, high, color=colour, alpha=0.18, linewidth=0)
     marker = _SYSTEM_MARKERS[number % len(_SYSTEM_MARKERS)]
     values = [entry[name] for entry in entries]
-    width = 2.2 if number == 0 else 1.2
-    axis.plot(shots, values, color=colour, marker=marker, markersize=5, linewidth=width, label=entries[0]["system"])
+    width, style = 2.2 if number == 0 else 1.2, "--" if entries[0].get("class_status") == "unseen" else "-"
+    label = entries[0]["system"]
+    axis.plot(shots, values, style, color=colour, marker=marker, markersize=5, linewidth=width, label=label)
 
 
 def draw_robustness(robustness: Mapping[str, Any], title: str, target: Path) -> None:

@@ -89,13 +89,23 @@ class System:
 
         `split`: None for a set read whole, which is in-sample if any part of it was in pretraining.
         """
-        if not self.training_data:
-            return "not stated"
-        seen = [entry.partition(" (") for entry in self.training_data]
-        splits = [rest.rstrip(")") for entry, _, rest in seen if entry == name]
-        if not splits:
-            return "never seen"
-        return "in-sample" if "" in splits or split is None or split in splits else "held-out"
+        return status_of(self.training_data, name, split)
+
+
+def status_of(training_data: Sequence[str] | None, name: str, split: str | None) -> str:
+    """`System.status` for a training on `training_data`, whose entries are "NAME (SPLIT)" or "NAME"."""
+    if not training_data:
+        return "not stated"
+    seen = [entry.partition(" (") for entry in training_data]
+    splits = [rest.rstrip(")") for entry, _, rest in seen if entry == name]
+    if not splits:
+        return "never seen"
+    return "in-sample" if "" in splits or split is None or split in splits else "held-out"
+
+
+def name_of(dataset: Dataset) -> str:
+    """A data set's name; of one read from manifest.csv, that of its folder."""
+    return dataset.root.resolve().name if dataset.name == "manifest" else dataset.name
 
 
 def open_sets(folders: Sequence[str | Path]) -> dict[str, LabelledSet]:
@@ -138,7 +148,7 @@ def read_peers(folder: str | Path, sets: Mapping[str, LabelledSet]) -> list[Syst
 
 def _open(folder: str | Path) -> LabelledSet:
     whole, kept = open_dataset(folder, drop_duplicates=False), open_dataset(folder)
-    name = whole.root.resolve().name if whole.name == "manifest" else whole.name
+    name = name_of(whole)
     unread: Counter[str] = Counter()
     if any(sample.split is not None for sample in whole.samples):
         for split in ("train", "test"):

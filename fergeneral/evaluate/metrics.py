@@ -70,18 +70,20 @@ def score(
     predicted: Sequence[str] | np.ndarray,
     labels: Sequence[str],
     *,
+    groups: Sequence[str] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Metrics:
     """Score predictions; `true` and `predicted` are N labels of the vocabulary `labels`.
 
+    With `groups` (N, the person on each image, say) the intervals are over whole groups instead of single images, since
+    images of one group are alike.
     Raises DataError for no images, lengths that differ, or a label outside the vocabulary.
     """
     rows, predictions = _pair(true, predicted, labels)
     classes = len(labels)
     confusion = np.bincount(rows * classes + predictions, minlength=classes**2).reshape(classes, classes)
-    generator = np.random.default_rng(seed)
-    sample = generator.multinomial(len(rows), confusion.ravel() / len(rows), size=draws)
+    sample = _drawn(rows * classes + predictions, classes**2, groups, draws, seed)
     values, drawn = _figures(confusion), _figures(sample.reshape(draws, classes, classes))
     support = confusion.sum(axis=1)
     recall = {label: float(confusion[i, i] / support[i]) for i, label in enumerate(labels) if support[i]}
@@ -141,9 +143,9 @@ def calibrate(
     temperature = float(np.exp(found.x))
     return Calibration(
         temperature=temperature,
-        ece=_ece(test, test_column),
+        ece=ece(test, test_column),
         nll=_nll(test, test_column),
-        ece_scaled=_ece(test / temperature, test_column),
+        ece_scaled=ece(test / temperature, test_column),
         nll_scaled=_nll(test / temperature, test_column),
     )
 
@@ -154,6 +156,18 @@ def _pair(
     if len(true) != len(predicted) or len(true) == 0:
         raise DataError(f"N true and N predicted labels are needed, N > 0; got {len(true)} and {len(predicted)}")
     return columns(true, labels, "the true labels"), columns(predicted, labels, "the predictions")
+
+
+def _drawn(cells: np.ndarray, count: int, groups: Sequence[str] | None, draws: int, seed: int) -> np.ndarray:
+    """Bootstrap draws of images, or of groups of them, as counts (draws, `count`) of the confusion's cells."""
+    generator = np.random.default_rng(seed)
+    if groups is None:
+        return generator.multinomial(len(cells), np.bincount(cells, minlength=count) / len(cells), size=draws)
+    if len(groups) != len(cells):
+        raise DataError(f"the group of each of the {len(cells)} images is needed, got {len(groups)}")
+    different, group = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    counts = np.bincount(group * count + cells, minlength=len(different) * count).reshape(-1, count)
+    return generator.multinomial(len(different), np.full(len(different), 1 / len(different)), size=draws) @ counts
 
 
 def _figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
@@ -197,8 +211,11 @@ def _nll(logits: np.ndarray, true: np.ndarray) -> float:
     return float(-log_softmax(logits, axis=1)[np.arange(len(true)), true].mean())
 
 
-def _ece(logits: np.ndarray, true: np.ndarray) -> float:
-    """The mean gap between confidence and accuracy of the bins (0, 1/15], (1/15, 2/15] ..., weighted by their size."""
+def ece(logits: np.ndarray, true: np.ndarray) -> float:
+    """Expected calibration error of (N, C) logits, `true` (N,) being the columns of the true classes.
+
+    The mean gap between confidence and accuracy of the bins (0, 1/15], (1/15, 2/15] ..., weighted by their size.
+    """
     probability = np.exp(log_softmax(logits, axis=1))
     confidence, right = probability.max(axis=1), probability.argmax(axis=1) == true
     place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)

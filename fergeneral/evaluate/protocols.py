@@ -106,7 +106,7 @@ def sgd_probe(
     One deviation: the embeddings are fixed, where the paper computes them anew from randomly cropped and flipped views.
     So high a rate suits embeddings of a length near 1; `unit_length` scales them to it, which the paper does not do.
     """
-    x, y, x_test, y_test, labels = _checked(train, train_labels, test, test_labels)
+    x, y, x_test, y_test, labels = checked_parts(train, train_labels, test, test_labels)
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     if unit_length:
@@ -151,7 +151,7 @@ def knn(
 
     A k above the number of train images takes all of them. An embedding of zeros has the similarity 0 to all.
     """
-    x, y, x_test, y_test, labels = _checked(train, train_labels, test, test_labels)
+    x, y, x_test, y_test, labels = checked_parts(train, train_labels, test, test_labels)
     if not ks or min(ks) < 1 or not temperature > 0:
         raise ValueError(f"ks must be positive whole numbers and temperature above 0, got {ks} and {temperature}")
     known, column = torch.from_numpy(unit_rows(x)).T, columns(y, labels, "train")
@@ -183,7 +183,7 @@ def few_shot(
     ones and divided by their root mean square length; C is 1. A class with fewer images gives all it has, see
     `FewShot.short`. The draws for one number of shots are the first images of those for a larger one.
     """
-    x, y, x_test, y_test, labels = _checked(train, train_labels, test, test_labels)
+    x, y, x_test, y_test, labels = checked_parts(train, train_labels, test, test_labels)
     if draws < 2 or not shots or min(shots) < 1:
         raise ValueError(f"draws must be at least 2 and shots positive whole numbers, got {draws} and {shots}")
     x, x_test = unit_rows(x), unit_rows(x_test)
@@ -198,7 +198,7 @@ def few_shot(
         have = {label: len(members) for label, members in zip(labels, orders[0], strict=True) if len(members) < count}
         accuracies, uars = np.array([s.accuracy for s in scores]), np.array([s.uar for s in scores])
         means = float(accuracies.mean()), float(uars.mean())
-        results[count] = FewShot(accuracies, uars, *means, _t_interval(accuracies), _t_interval(uars), have)
+        results[count] = FewShot(accuracies, uars, *means, t_interval(accuracies), t_interval(uars), have)
     return results
 
 
@@ -243,9 +243,10 @@ def subject_folds(
     return SubjectFolds(score(y, predicted, vocabulary, seed=seed), np.array(accuracies), len(set(who.tolist())))
 
 
-def _checked(
+def checked_parts(
     train: np.ndarray, train_labels: Sequence[str], test: np.ndarray, test_labels: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Both parts as arrays, checked, and the classes of train."""
     x, y = labelled(train, train_labels, "train")
     x_test, y_test = labelled(test, test_labels, "test")
     same_width(x, x_test)
@@ -261,7 +262,8 @@ def _few_shot_predictions(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> np.
     return model.predict((test - mean) / length)
 
 
-def _t_interval(values: np.ndarray) -> tuple[float, float]:
+def t_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % t interval of the mean of independent draws."""
     half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
     return float(values.mean()) - half, float(values.mean()) + half
 

@@ -56,7 +56,7 @@ def conditions(
         for group, severity, draw in _MOVES
     ]
     found = [
-        Condition("found again", name, functools.partial(_found_crop, detector, size, template))
+        Condition("found again", name, functools.partial(found_crop, detector, size, template))
         for name, detector in (detectors or {}).items()
     ]
     clean = Condition("clean", "", lambda image, index: dataset.align(image, size, template))
@@ -205,7 +205,10 @@ def _clean_matrix(dataset: Dataset, image: Image.Image, size: int, template: Any
     return similarity_transform(np.asarray(dataset.landmarks) * image.size, np.asarray(template) * size)
 
 
-def _found_crop(detector: Detector, size: int, template: Any, image: Image.Image, index: int) -> np.ndarray | None:
-    wide = ImageOps.expand(image, round(MARGIN * _side(image)))
+def found_crop(
+    detector: Detector, size: int, template: Any, image: Image.Image, index: int, *, margin: float = MARGIN
+) -> np.ndarray | None:
+    """The aligned crop of the largest face found in an image with so much black around it; None where there is none."""
+    wide = ImageOps.expand(image, round(margin * _side(image)))
     crops = find_faces(detector, wide, size, template).crops
     return crops[0] if crops else None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 
+from fergeneral.datasets import class_counts
 from fergeneral.encoder import Encoder
 from fergeneral.errors import DataError
 from fergeneral.evaluate.cache import EmbeddingCache
@@ -18,6 +19,7 @@ from fergeneral.evaluate.probe import Probe, ProbeResult, fit_probe
 from fergeneral.evaluate.protocols import Part, cross_dataset, few_shot, knn, sgd_probe, subject_folds
 from fergeneral.evaluate.robustness import conditions
 from fergeneral.evaluate.structure import effective_dimension, identity, separation
+from fergeneral.evaluate.unseen import Unseen, learn_unseen, learn_unseen_people, mean_of, pretraining_saw
 from fergeneral.types import Detector
 
 Entries = list[dict[str, Any]]
@@ -106,6 +108,43 @@ def few_shot_section(run: Run) -> Entries:
     ]
 
 
+def unseen_section(run: Run) -> Entries:
+    """Each class held out in turn and learnt from few examples, and the mean over classes ("class" is None).
+
+    Sets with splits, and those without that are known to show ten people or more.
+    """
+    entries: Entries = []
+    for splits in (True, False):
+        for system, data in run.pairs(splits=splits):
+            if splits or data.people >= FOLDS:
+                with _named(data):
+                    entries += _unseen(system, data, run.seed)
+    return entries
+
+
+def _unseen(system: System, data: LabelledSet, seed: int) -> Entries:
+    train, train_labels = system.part(data, "train")
+    test, test_labels = system.part(data, "test")
+    labels = class_counts(test_labels)
+    found: dict[str, dict[int, Unseen]] = {}
+    for label in labels if len(labels) > 1 else ():
+        if data.has_splits:
+            found[label] = learn_unseen(train, train_labels, test, test_labels, label, seed=seed)
+            continue
+        with suppress(DataError):  # too few people show this class, or another one
+            found[label] = learn_unseen_people(test, test_labels, data.subjects(data.rows("test")), label, seed=seed)
+    statuses = {label: pretraining_saw(system.training_data, label) for label in found}
+    entries = [
+        _cell(system, data) | {"class": label, "class_status": statuses[label]} | result.to_dict()
+        for label, results in found.items()
+        for result in results.values()
+    ]
+    status = next(iter(statuses.values())) if len(set(statuses.values())) == 1 else "mixed"
+    for results in zip(*(of.values() for of in found.values()), strict=True):
+        entries.append(_cell(system, data) | {"class": None, "class_status": status} | mean_of(results).to_dict())
+    return entries
+
+
 def cross_dataset_section(run: Run) -> Entries:
     """Fitted on one set, read on another; a set without splits is taken whole on either side."""
     entries = []
@@ -167,6 +206,7 @@ SECTIONS: dict[str, Callable[[Run], Entries]] = {
     "sgd_probe": sgd_probe_section,
     "knn": knn_section,
     "few_shot": few_shot_section,
+    "unseen": unseen_section,
     "cross_dataset": cross_dataset_section,
     "subject_folds": subject_folds_section,
     "structure": structure_section,

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fergeneral.card import title_of
 from fergeneral.datasets import EXPRESSIONS
 
 Report = Mapping[str, Any]
@@ -14,8 +15,10 @@ Row = Mapping[str, Any]
 
 def markdown(report: Report) -> str:
     """The whole report as Markdown; `report` as report.json holds it. Sections without entries are left out."""
-    sections = (_head, _data, _linear_probe, _recalls, _calibration, _cross_dataset, _subject_folds, _few_shot, _knn)
-    parts = [section(report) for section in (*sections, _sgd_probe, _robustness, _structure, _environment)]
+    sections = (_head, _data, _linear_probe, _recalls, _calibration, _cross_dataset, _subject_folds, _few_shot)
+    parts = [
+        section(report) for section in (*sections, _unseen, _knn, _sgd_probe, _robustness, _structure, _environment)
+    ]
     return "\n\n".join(_filled(block) for part in parts if part for block in part.split("\n\n")) + "\n"
 
 
@@ -25,6 +28,99 @@ def main_table(report: Report) -> str:
     for row in (*(row for row in report["linear_probe"] if row["near_duplicates"] == "out"), *report["subject_folds"]):
         name = _title(report, row["data"]) + (", subject-wise folds" if "subjects" in row else "")
         cells.append((name, row["system"], row["status"], _value(row, "accuracy"), _value(row, "uar")))
+    return _aligned(cells)
+
+
+def head_table(figures: Mapping[str, Row]) -> str:
+    """What `evaluate_head` returns, as a table for a terminal."""
+    cells = [("data set", "status", "images", "accuracy", "UAR", "ECE", "with a face")]
+    for name, row in figures.items():
+        cells.append((title_of(name), row["status"], str(row["n"]), *_head_values(row), _number(row["with_face"], 3)))
+    return _aligned(cells)
+
+
+def head_markdown(report: Report) -> str:
+    """A head's figures as Markdown; `report` as head.json of `fergeneral evaluate --head` holds it."""
+    head, figures = report["head"], report["data"]
+    parts = [
+        f"""# The head `{head["name"]}` on `{head["encoder"]}`
+
+Classes: {", ".join(head["classes"])}. Trained on: {", ".join(head["training_data"]) or "not stated"}. Its hash is
+{_hash(head["sha256"])}, that of the encoder's weights {_hash(head["encoder_sha256"])}. Written by `fergeneral evaluate
+--head` {report["fergeneral"]} on {report["date"][:10]}.
+
+Intervals in brackets are 95 % bootstrap intervals over the images, or over people where they are known, seed
+{report["seed"]}. UAR is the mean of the class recalls, ECE the expected calibration error in 15 bins. Status says what
+the training of encoder or head had of the images that were read: *in-sample*, these very images; *held-out*, other
+images of the same data set; *never seen*, none of the set. Of photos, the detector ({head["detector"]}) found the
+face; face crops were cut to the encoder's template as they are. All classes of the head may be named, also those that
+the set does not have.""",
+        _head_rows(figures),
+    ]
+    parts += [_head_recalls(head["classes"], figures), _head_found(figures), _head_shared(figures)]
+    return "\n\n".join(_filled(block) for part in parts if part for block in part.split("\n\n")) + "\n"
+
+
+def _head_rows(figures: Mapping[str, Row]) -> str:
+    rows = [
+        [
+            *(title_of(name), row["source"], row["status"], row["n"], row["people"] or "-"),
+            *(*_head_values(row), _number(row["with_face"], 3)),
+        ]
+        for name, row in figures.items()
+    ]
+    header = ["data set", "of", "status", "images", "people", "accuracy", "UAR", "ECE", "share with a face"]
+    notes = [
+        f"- {title_of(name)}: left out, since the head cannot name them: "
+        + ", ".join(f"{label} ({count})" for label, count in row["left_out"].items())
+        for name, row in figures.items()
+        if row["left_out"]
+    ]
+    return "\n\n".join([_table(header, rows), *notes])
+
+
+def _head_recalls(classes: Sequence[str], figures: Mapping[str, Row]) -> str:
+    rows = [
+        [title_of(name), *(_number(row["recall"].get(label), 3) for label in classes)] for name, row in figures.items()
+    ]
+    return f"## Recall of each class\n\n{_table(['data set', *classes], rows)}"
+
+
+def _head_found(figures: Mapping[str, Row]) -> str:
+    rows = [
+        [title_of(name), row["end_to_end"]["n"], _number(row["with_face"], 3), *_head_values(row["end_to_end"])]
+        for name, row in figures.items()
+        if row["end_to_end"]
+    ]
+    text = """## End to end
+
+The detector finds the face in each image with 20 % of black around it, as in a photo, and the crop is aligned to its
+landmarks. Figures are of the images in which it found one."""
+    header = ["data set", "images with a face", "share", "accuracy", "UAR", "ECE"]
+    return f"{text}\n\n{_table(header, rows)}" if rows else ""
+
+
+def _head_shared(figures: Mapping[str, Row]) -> str:
+    rows = [
+        [title_of(name), ", ".join(row["shared"]["classes"]), row["shared"]["n"], *_head_values(row["shared"])]
+        for name, row in figures.items()
+        if row["shared"]
+    ]
+    text = """## Among shared classes
+
+Sets that lack some of the head's classes: its probabilities renormalised over those that both have."""
+    return f"{text}\n\n{_table(['data set', 'classes', 'images', 'accuracy', 'UAR', 'ECE'], rows)}" if rows else ""
+
+
+def _head_values(row: Row) -> tuple[str, str, str]:
+    accuracy, uar = (
+        f"{row[key]:.3f} ({row[f'{key}_interval'][0]:.3f}-{row[f'{key}_interval'][1]:.3f})"
+        for key in ("accuracy", "uar")
+    )
+    return accuracy, uar, f"{row['ece']:.3f}"
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells)
     return "\n".join(line.rstrip() for line in lines)
@@ -188,6 +284,41 @@ Logistic regression on so many images of each class, drawn {len(rows[0]["accurac
 accuracy and its 95 % interval over draws / mean UAR; always on the whole test split."""
     table = _table(["data set", "embeddings of", *map(str, shots)], lines)
     return f"{text}\n\n{table}{_pictures(report, 'few_shot')}" if rows else ""
+
+
+def _unseen(report: Report) -> str:
+    rows = report.get("unseen", [])  # reports before 0.3 do not have it
+    shots = sorted({row["shots"] for row in rows})
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row["class"] in (None, "contempt"):
+            groups.setdefault((row["data"], row["class"] or "each in turn", row["system"]), []).append(row)
+    lines = []
+    for (name, held_out, system), found in sorted(groups.items(), key=lambda item: item[0][:2]):
+        of = {row["shots"]: row for row in found}
+        cells = [_learnt(of[shot]) if shot in of else "-" for shot in shots]
+        before = f"{found[-1]['others_before']:.3f} / {found[-1]['others']:.3f}"
+        lines.append(
+            [_title(report, name), held_out, _system(report, system), found[0]["class_status"], *cells, before]
+        )
+    draws = rows[0]["draws"] if rows else 0
+    text = f"""## Unseen expressions
+
+A class is held out of the classifier, then learnt from a few of its train images, drawn {draws} times; of a set without
+splits, from one half of the people, the other half being read. Nearest class mean by cosine, standardised by the other
+classes' train images. In each column: recall of the new class with the 95 % interval of its mean over draws / UAR over
+all classes / AUC of the new class against the rest; by chance, UAR would be one over the number of classes, recall the
+same or a little less, AUC 0.5. In pretraining: whether the encoder's pretraining had labels of that class. The last
+column is the mean recall of the other classes, before the new one was there / with it, after most examples. In the
+figure, a line is dashed where pretraining had no labels of the class, and one over the number of classes is dotted."""
+    header = ["data set", "held out", "embeddings of", "in pretraining", *map(str, shots), "others"]
+    return f"{text}\n\n{_table(header, lines)}{_pictures(report, 'unseen')}" if rows else ""
+
+
+def _learnt(row: Row) -> str:
+    half = (row["recall_interval"][1] - row["recall_interval"][0]) / 2
+    given = "" if row["given"] == row["shots"] else f" ({row['given']} given)"
+    return f"{row['recall']:.3f} ± {half:.3f} / {row['uar']:.3f} / {row['auc']:.3f}{given}"
 
 
 def _knn(report: Report) -> str:
