@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -291,7 +292,12 @@ class ExpressionClassifier:
             As `ExpressionExtractor.extract_many`.
         """
         found = self.extractor.extract_many(images, batch_size=batch_size, on_error=on_error)
-        return map(self.classify_faces, found)
+        return self._classify_each(found)
+
+    def _classify_each(self, found: Iterator[list[Face]]) -> Iterator[list[ClassifiedFace]]:
+        with closing(found):  # type: ignore[type-var]  # a generator: its threads end here
+            for faces in found:
+                yield self.classify_faces(faces)
 
     def predict_video(
         self,
@@ -412,6 +418,37 @@ class ExpressionClassifier:
             The address of the commit.
         """
         return self.head.push_to_hub(repo)
+
+
+def load_model(
+    model: str | Path | None,
+    head: str | Path | None,
+    *,
+    revision: str | None,
+    device: str | None,
+    detector: str | None,
+    min_face_size: int | None,
+    min_confidence: float = 0.0,
+) -> ExpressionExtractor | ExpressionClassifier:
+    """What a command or a job names: an encoder with a head, or without.
+
+    `revision`: of `model`, or where there is only a head, of that.
+    """
+    if model is None and head is not None:
+        return ExpressionClassifier.from_pretrained(
+            head,
+            revision=revision,
+            device=device,
+            detector=detector,
+            min_face_size=min_face_size,
+            min_confidence=min_confidence,
+        )
+    extractor = ExpressionExtractor.from_pretrained(
+        model, revision=revision, device=device, detector=detector, min_face_size=min_face_size
+    )
+    if head is None:
+        return extractor
+    return ExpressionClassifier.from_pretrained(head, encoder=extractor, min_confidence=min_confidence)
 
 
 def _extractor(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fergeneral.types import Face, TrackedFace
+from fergeneral.types import ClassifiedFace, Face, TrackedFace
 
 # Control characters, line breaks of Unicode, half surrogates, and marks that turn the direction of text.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
@@ -29,10 +29,12 @@ def printable(text: str, stream: Any) -> str:
 
 
 class PrintedTable:
-    """The table for people: a line a face, on stdout."""
+    """The table for people: a line a face, on stdout. With the `classes` of a head expressions instead of boxes."""
 
-    def __init__(self, video: bool) -> None:
+    def __init__(self, video: bool, classes: Sequence[str] | None = None) -> None:
         self._video = video
+        self._classified = classes is not None
+        self._width = max(map(len, ("expression", *(printable(name, sys.stdout) for name in classes or ()))))
         self._started = False
 
     def add(self, path: str, faces: Sequence[Face]) -> None:
@@ -40,14 +42,29 @@ class PrintedTable:
         path = printable(path, sys.stdout)
         if not self._started:
             first = f"{'time':>9} {'track':>5}" if self._video else f"{'face':>4}"
-            thing = "video" if self._video else "photo"
-            print(f"{first} {'score':>6} {'left':>7} {'top':>7} {'right':>7} {'bottom':>7}  {thing}")
+            print(f"{first} {self._heading()}  {'video' if self._video else 'photo'}")
             self._started = True
         for number, face in enumerate(faces):
             first = f"{face.time:>9.3f} {face.track:>5}" if isinstance(face, TrackedFace) else f"{number:>4}"
-            print(f"{first} {face.score:>6.3f} " + " ".join(f"{v:>7.1f}" for v in face.box.tolist()) + f"  {path}")
+            print(f"{first} {self._row(face)}  {path}")
         if not faces and not self._video:
-            print(f"{'-':>4} {'-':>6} {'-':>7} {'-':>7} {'-':>7} {'-':>7}  {path}")
+            print(f"{'-':>4} {self._row(None)}  {path}")
+
+    def _heading(self) -> str:
+        if self._classified:
+            return f" {'expression':<{self._width}} {'confidence':>10}"
+        return f"{'score':>6} {'left':>7} {'top':>7} {'right':>7} {'bottom':>7}"
+
+    def _row(self, face: Face | None) -> str:
+        """`face`: None where there is none."""
+        if self._classified:
+            name, confidence = "-", "-"
+            if isinstance(face, ClassifiedFace):
+                name, confidence = printable(face.expression, sys.stdout), f"{face.confidence:.2f}"
+            return f" {name:<{self._width}} {confidence:>10}"
+        if face is None:
+            return f"{'-':>6} {'-':>7} {'-':>7} {'-':>7} {'-':>7}"
+        return f"{face.score:>6.3f} " + " ".join(f"{v:>7.1f}" for v in face.box.tolist())
 
 
 class JsonLines:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fergeneral import __version__
+from fergeneral.classifier import ExpressionClassifier, load_model
 from fergeneral.encoder import weights_sha256
 from fergeneral.errors import DataError, MissingExtraError, ModelError, positive_integer
 from fergeneral.extractor import ExpressionExtractor
@@ -28,7 +29,9 @@ from fergeneral.jobs import (
     Summary,
     check_output,
     check_run,
+    classes_of,
     extract_shard,
+    extractor_of,
     write_shard,
 )
 from fergeneral.sources import Source, list_photos
@@ -63,6 +66,9 @@ class _Plan:
     shard_rows: int
     min_face_size: int | None = None
     version: str = __version__
+    head: str | Path | None = None
+    head_sha256: str | None = None
+    min_confidence: float = 0.0
 
 
 def extract_dataset(
@@ -73,6 +79,8 @@ def extract_dataset(
     revision: str | None = None,
     detector: str | None = None,
     min_face_size: int | None = None,
+    head: str | Path | None = None,
+    min_confidence: float = 0.0,
     shard_rows: int = SHARD_ROWS,
     resume: bool = False,
     extend: bool = False,
@@ -92,6 +100,9 @@ def extract_dataset(
     `model`, `revision`: as for `ExpressionExtractor.from_pretrained`; every worker loads the weights for itself, so a
     folder of them must be shared, too. `detector`: "mtcnn" (None) or "yunet";
     `min_face_size`: of the smallest face that it looks for, as for `from_pretrained`.
+    `head`: as for `ExpressionClassifier.from_pretrained`, "expressions-8" for instance, and with `min_confidence` as
+    there; its columns then follow those of the embeddings. Every worker loads it for itself. By default there is none.
+    Without `model` a head brings the encoder that it belongs to.
     `shard_rows`: photos in a shard, the unit of work: a job has work for as many workers as it has shards.
     `num_workers`: by default as many as the cluster has room for now. `num_cpus`, `num_gpus`: for each of them; with
     `num_gpus` they run on CUDA, else on the CPU; several can share a GPU (`num_gpus=0.5`).
@@ -107,14 +118,20 @@ def extract_dataset(
         num_workers = positive_integer(num_workers, "num_workers")
     listed = _listed(paths_or_dataset)
     check_output(output, resume=resume)
-    extractor = ExpressionExtractor.from_pretrained(
-        model, revision=revision, device="cpu", detector=detector, min_face_size=min_face_size
+    loaded = load_model(
+        model,
+        head,
+        revision=revision,
+        device="cpu",
+        detector=detector,
+        min_face_size=min_face_size,
+        min_confidence=min_confidence,
     )
     with _cluster(address):
         workers = num_workers or _room(num_cpus, num_gpus)
         with (
             Job.of(
-                extractor,
+                loaded,
                 output,
                 listed,
                 shard_rows=shard_rows,
@@ -125,9 +142,12 @@ def extract_dataset(
             _no_attempts_noted(output),
         ):
             device = "cuda" if num_gpus else "cpu"
-            place, folder, weights = os.path.abspath(output), os.getcwd(), weights_sha256(extractor.encoder)
+            place, folder, weights = os.path.abspath(output), os.getcwd(), weights_sha256(extractor_of(loaded).encoder)
             settings = (detector, device, batch_size, shard_rows, min_face_size)
             plan = _Plan(place, job.run, folder, model, revision, weights, *settings)
+            if isinstance(loaded, ExpressionClassifier):
+                sha256 = loaded.head.sha256
+                plan = dataclasses.replace(plan, head=head, head_sha256=sha256, min_confidence=min_confidence)
             shards = list(job.shards(listed))
             job.reserve(len(shards))
             pending, total = sum(len(sources) for _, sources in shards), len(listed)
@@ -233,7 +253,7 @@ class _Worker:
     def __init__(self, plan: _Plan, sources: dict[int, ray.ObjectRef]) -> None:
         self._plan = plan
         self._sources = sources
-        self._extractor: ExpressionExtractor | None = None
+        self._model: ExpressionExtractor | ExpressionClassifier | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """`batch`: the "number" of one shard. Returns one row: the fields of Summary, "kind" and "error"."""
@@ -250,32 +270,39 @@ class _Worker:
         plan = self._plan
         check_run(plan.output, plan.run)
         with _attempt(Path(plan.output, _ATTEMPTS.format(number)), sources):
-            if self._extractor is None:
-                self._extractor = _load(plan)
-            results = extract_shard(self._extractor, sources, batch_size=plan.batch_size)
-            size = self._extractor.config.embedding_size
-            return write_shard(plan.output, number, _fenced(results, plan), size, plan.shard_rows)
+            if self._model is None:
+                self._model = _load(plan)
+            results = extract_shard(self._model, sources, batch_size=plan.batch_size)
+            size, classes = self._model.config.embedding_size, classes_of(self._model)
+            return write_shard(plan.output, number, _fenced(results, plan), size, plan.shard_rows, classes)
 
 
-def _load(plan: _Plan) -> ExpressionExtractor:
+def _load(plan: _Plan) -> ExpressionExtractor | ExpressionClassifier:
     if plan.version != __version__:
         raise DataError(f"fergeneral is {__version__} there, {plan.version} where the job was begun: install the same")
     with suppress(OSError):  # a machine that has no such folder may do without, if no path is relative
         os.chdir(plan.folder)
-    extractor = ExpressionExtractor.from_pretrained(
+    model = load_model(
         plan.model,
+        plan.head,
         revision=plan.revision,
         device=plan.device,
         detector=plan.detector,
         min_face_size=plan.min_face_size,
+        min_confidence=plan.min_confidence,
     )
-    weights = weights_sha256(extractor.encoder)
+    weights = weights_sha256(extractor_of(model).encoder)
     if weights != plan.weights_sha256:
         raise ModelError(
             f"the weights of {plan.model or 'the package'} have the SHA-256 {weights} there, {plan.weights_sha256} "
             f"where the job was begun"
         )
-    return extractor
+    if isinstance(model, ExpressionClassifier) and model.head.sha256 != plan.head_sha256:
+        raise ModelError(
+            f"the head {plan.head} has the SHA-256 {model.head.sha256} there, {plan.head_sha256} where the job was "
+            f"begun"
+        )
+    return model
 
 
 @contextmanager

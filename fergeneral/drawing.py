@@ -7,18 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fergeneral.types import Detection
+from fergeneral.types import ClassifiedFace, Detection
 
 _LINE = (255, 196, 0)
 _POINT = (0, 229, 255)
 _DARK = (20, 20, 20)
 _SMALL = 480  # pixels: an image whose longer side is shorter is enlarged to about this, so that a label can be read
 _SMALLEST_FONT = 11  # pixels
+_LONGEST_NAME = 24  # characters of an expression that are drawn
 _PLACES = 9  # of a label along each side of its box
 
 
 def draw_faces(image: Image.Image, faces: Sequence[Detection]) -> Image.Image:
-    """Draw each face's box, landmarks, number and score.
+    """Draw each face's box, landmarks and number, and its score, or its expression with the confidence.
 
     Labels stand beside their boxes, outside all faces and apart from each other where there is room; where there is
     little, they are smaller. Lines and letters follow the size of the image and of the face.
@@ -28,7 +29,7 @@ def draw_faces(image: Image.Image, faces: Sequence[Detection]) -> Image.Image:
     image : PIL.Image.Image
         Upright, of mode RGB; it is left as it is.
     faces : sequence of Detection
-        In pixels of `image`; numbered from 0 in their order.
+        In pixels of `image`; numbered from 0 in their order. A ClassifiedFace has its expression drawn.
 
     Returns
     -------
@@ -44,8 +45,16 @@ def draw_faces(image: Image.Image, faces: Sequence[Detection]) -> Image.Image:
         _draw_face(pen, box, np.asarray(face.landmarks, dtype=np.float64) * factor, max(drawn.size))
     labels: list[np.ndarray] = []
     for number, (face, box) in enumerate(zip(faces, boxes, strict=True)):
-        labels.append(_draw_label(pen, f"{number}  {face.score:.2f}", box, boxes, labels, drawn.size))
+        labels.append(_draw_label(pen, f"{number}  {_words(face)}", box, boxes, labels, drawn.size))
     return drawn
+
+
+def _words(face: Detection) -> str:
+    if not isinstance(face, ClassifiedFace):
+        return f"{face.score:.2f}"
+    name = face.expression
+    short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
+    return f"{short} {face.confidence:.2f}"
 
 
 def _draw_face(pen: ImageDraw.ImageDraw, box: np.ndarray, landmarks: np.ndarray, longest: int) -> None:

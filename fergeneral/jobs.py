@@ -25,18 +25,18 @@ import reprlib
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fergeneral import __version__
-from fergeneral.encoder import weights_sha256
 from fergeneral.errors import DataError, ImageError, positive_integer
 from fergeneral.sources import Source
 from fergeneral.storage import FaceRow, FaceTable, import_pyarrow, sync_folder, whole_file
 from fergeneral.types import Face
 
 if TYPE_CHECKING:
+    from fergeneral.classifier import ExpressionClassifier
     from fergeneral.extractor import ExpressionExtractor
 
 FORMAT_VERSION = 1
@@ -153,12 +153,32 @@ def _totals(values: dict[str, Any] | None, path: Path) -> Summary | None:
         raise DataError(f"{path} is damaged: totals is {_short.repr(values)}") from error
 
 
-def job_options(extractor: ExpressionExtractor) -> dict[str, Any]:
-    """What decides the rows beside the weights, for `Job.open`: the detector's class and its settings."""
-    detector = extractor.detector
+def job_options(model: ExpressionExtractor | ExpressionClassifier) -> dict[str, Any]:
+    """What decides the rows beside the weights, for `Job.open`: the detector's class and its settings, and the head."""
+    detector = extractor_of(model).detector
     kind = type(detector)
     settings = {name: getattr(detector, name) for name in _DETECTOR_SETTINGS if hasattr(detector, name)}
+    if (used := _classifier(model)) is not None:
+        settings |= {"head": used.head.name, "head_sha256": used.head.sha256, "min_confidence": used.min_confidence}
     return {"detector": f"{kind.__module__}.{kind.__qualname__}", **settings}
+
+
+def classes_of(model: ExpressionExtractor | ExpressionClassifier) -> tuple[str, ...] | None:
+    """The classes of a classifier's head; None for an extractor."""
+    classifier = _classifier(model)
+    return None if classifier is None else classifier.classes
+
+
+def extractor_of(model: ExpressionExtractor | ExpressionClassifier) -> ExpressionExtractor:
+    """A classifier's extractor; an extractor itself."""
+    classifier = _classifier(model)
+    return model if classifier is None else classifier.extractor  # type: ignore[return-value]
+
+
+def _classifier(model: ExpressionExtractor | ExpressionClassifier) -> ExpressionClassifier | None:
+    from fergeneral.classifier import ExpressionClassifier  # with torch
+
+    return model if isinstance(model, ExpressionClassifier) else None
 
 
 class Job:
@@ -245,7 +265,7 @@ class Job:
     @classmethod
     def of(
         cls,
-        extractor: ExpressionExtractor,
+        model: ExpressionExtractor | ExpressionClassifier,
         output: str | Path,
         sources: Iterable[Source],
         *,
@@ -254,13 +274,15 @@ class Job:
         extend: bool = False,
         retry_errors: bool = False,
     ) -> Job:
-        """`open` for what this extractor makes of these photos."""
+        """`open` for what this extractor or classifier makes of these photos."""
+        from fergeneral.encoder import weights_sha256  # with torch, which what is refused before need not load
+
         return cls.open(
             output,
-            model_id=extractor.config.model_id,
-            weights_sha256=weights_sha256(extractor.encoder),
-            embedding_size=extractor.config.embedding_size,
-            options=job_options(extractor),
+            model_id=model.config.model_id,
+            weights_sha256=weights_sha256(extractor_of(model).encoder),
+            embedding_size=model.config.embedding_size,
+            options=job_options(model),
             shard_rows=shard_rows,
             resume=resume,
             paths=(source.path for source in sources),
@@ -557,7 +579,7 @@ def _again(path: Path) -> str:
 
 
 def extract_shard(
-    extractor: ExpressionExtractor, sources: Iterable[Source], *, batch_size: int = 32
+    model: ExpressionExtractor | ExpressionClassifier, sources: Iterable[Source], *, batch_size: int = 32
 ) -> Iterator[FileResult]:
     """One result for each source, in their order, computed as they are asked for.
 
@@ -579,7 +601,7 @@ def extract_shard(
     def note(position: int, error: ImageError) -> None:
         failures.setdefault(position, error)
 
-    found = extractor.extract_many(images(), batch_size=batch_size, on_error=note)
+    found = _finder(model)(images(), batch_size=batch_size, on_error=note)
     with contextlib.closing(found):  # type: ignore[type-var]  # a generator: its threads end here
         for position, (source, faces) in enumerate(zip(photos, found, strict=True)):
             error = failures.pop(position, None)
@@ -590,13 +612,24 @@ def extract_shard(
                 yield FileResult(source.path, None, str(error))
 
 
+def _finder(model: ExpressionExtractor | ExpressionClassifier) -> Callable[..., Iterator[Sequence[Face]]]:
+    classifier = _classifier(model)
+    return extractor_of(model).extract_many if classifier is None else classifier.predict_many
+
+
 def write_shard(
-    output: str | Path, number: int, results: Iterable[FileResult], embedding_size: int, shard_rows: int
+    output: str | Path,
+    number: int,
+    results: Iterable[FileResult],
+    embedding_size: int,
+    shard_rows: int,
+    classes: Sequence[str] | None = None,
 ) -> Summary:
     """Write and commit one shard, in place of an earlier one of this number; without results there will be none.
 
-    `results` may be a generator: at most `shard_rows` faces, and those of one photo, are held. Returns what the shard
-    holds. Raises DataError if it cannot be written, and what `results` raises; nothing of the shard is left then.
+    `results` may be a generator: at most `shard_rows` faces, and those of one photo, are held. `classes`: of the head,
+    if there is one. Returns what the shard holds. Raises DataError if it cannot be written, and what `results` raises;
+    nothing of the shard is left then.
     """
     folder = Path(output)
     files: list[tuple[str, str, int, str | None]] = []
@@ -609,11 +642,11 @@ def write_shard(
             files.append(_file_row(result))
             rows.extend((result.path, i, face) for i, face in enumerate(result.faces or ()))
             while len(rows) > shard_rows:
-                _write_faces(folder, number, place, rows[:shard_rows], embedding_size)
+                _write_faces(folder, number, place, rows[:shard_rows], embedding_size, classes)
                 del rows[:shard_rows]
                 place += 1
         if files:
-            _write_faces(folder, number, place, rows, embedding_size)
+            _write_faces(folder, number, place, rows, embedding_size, classes)
             _write_files(folder, number, files)
     except BaseException:
         if not _files_part(folder, number).exists():  # else it had just been committed
@@ -631,8 +664,11 @@ def _file_row(result: FileResult) -> tuple[str, str, int, str | None]:
     return result.path, "faces" if result.faces else "none", len(result.faces), None
 
 
-def _write_faces(output: Path, number: int, place: int, rows: list[FaceRow], embedding_size: int) -> None:
-    with _writing(output), FaceTable(_faces_part(output, number, place), embedding_size) as table:
+def _write_faces(
+    output: Path, number: int, place: int, rows: list[FaceRow], embedding_size: int, classes: Sequence[str] | None
+) -> None:
+    part = _faces_part(output, number, place)
+    with _writing(output), FaceTable(part, embedding_size, classes=classes) as table:
         table.add_rows(rows)
 
 
@@ -655,7 +691,7 @@ def _remove_shard(output: Path, number: int) -> None:
 
 
 def run_job(
-    extractor: ExpressionExtractor,
+    extractor: ExpressionExtractor | ExpressionClassifier,
     sources: Iterable[Source],
     output: str | Path,
     *,
@@ -670,8 +706,9 @@ def run_job(
 
     Parameters
     ----------
-    extractor : ExpressionExtractor
-        Its weights and detector are those of the whole job.
+    extractor : ExpressionExtractor or ExpressionClassifier
+        Its weights and detector, and its head and `min_confidence`, are those of the whole job. With a classifier the
+        tables of faces also have the columns of a head: see docs/tables.md.
     sources : iterable of Source
         The photos: see `fergeneral.sources.list_photos`.
     output : path
@@ -719,7 +756,7 @@ def run_job(
         counted = _Counted(len(listed) - pending, len(listed), progress)
         for number, chunk in shards:
             with contextlib.closing(extract_shard(extractor, chunk, batch_size=batch_size)) as results:  # type: ignore[type-var]
-                write_shard(output, number, counted.until_interrupted(results), size, shard_rows)
+                write_shard(output, number, counted.until_interrupted(results), size, shard_rows, classes_of(extractor))
             if counted.interrupted:
                 raise KeyboardInterrupt
         return job.finish()

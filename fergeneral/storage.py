@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fergeneral.errors import DataError, MissingExtraError, ModelError
-from fergeneral.types import Face, TrackedFace
+from fergeneral.types import ClassifiedFace, Face, TrackedFace
 
 
 @contextmanager
@@ -94,6 +94,8 @@ _LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 SUFFIXES = (".parquet", ".csv", ".npz")
 FaceRow = tuple[str, int, Face]  # path of the photo, place of the face in it, face
 VIDEO_COLUMNS = ("time", "track")
+HEAD_COLUMNS = ("expression", "confidence")
+_PROBABILITY = "probability_"  # then the name of a class
 
 
 class FaceTable:
@@ -102,21 +104,29 @@ class FaceTable:
     Columns: path, face (its place in the photo, 0 = largest), box (4), landmarks (10: x and y of left eye, right
     eye, nose, left and right mouth corner), score, embedding (D), model_id. Parquet holds the vectors as fixed-size
     lists of float32, .csv as a column for each number, .npz as arrays (N, 4), (N, 5, 2) and (N, D). With `video`, for
-    faces that are TrackedFace, also time (float64) and track (int32), at the end. The names of the columns, their types
-    and units are in docs/tables.md.
+    faces that are TrackedFace, also time (float64) and track (int32), at the end. With `classes`, the names of a head's
+    classes, for faces that are ClassifiedFace, after these: expression, confidence (float32), and a probability_CLASS
+    (float32) for each class. The names of the columns, their types and units are in docs/tables.md.
 
     `partial`: if Ctrl-C (KeyboardInterrupt) ends the block, the table of the rows so far goes there, whole, too; the
     exception then has a note that says so.
     """
 
     def __init__(
-        self, target: str | Path, embedding_size: int, video: bool = False, *, partial: Path | None = None
+        self,
+        target: str | Path,
+        embedding_size: int,
+        video: bool = False,
+        *,
+        classes: Sequence[str] | None = None,
+        partial: Path | None = None,
     ) -> None:
         self.target = Path(target)
         self._partial = partial
         self._last: str | None = None  # path added
         self._embedding_size = embedding_size
         self._video = video
+        self._classes = None if classes is None else tuple(classes)
         self._rows: list[FaceRow] = []
         self._writing = threading.Lock()
         self._stack = ExitStack()
@@ -185,6 +195,7 @@ class FaceTable:
         fields = [("path", pa.string()), ("face", pa.int32()), ("box", vector(4)), ("landmarks", vector(10))]
         fields += [("score", pa.float32()), ("embedding", vector(self._embedding_size)), ("model_id", pa.string())]
         fields += [("time", pa.float64()), ("track", pa.int32())] if self._video else []
+        fields += [(name, pa.string() if name == "expression" else pa.float32()) for name in self._head_columns()]
         schema = pa.schema(fields)
         writer = self._stack.enter_context(parquet.ParquetWriter(str(temporary), schema))
 
@@ -193,9 +204,7 @@ class FaceTable:
                 pa.FixedSizeListArray.from_arrays(pa.array(column.ravel()), field.type.list_size)
                 if pa.types.is_fixed_size_list(field.type)
                 else pa.array(column, field.type)
-                for field, column in zip(
-                    schema, _columns(rows, self._embedding_size, self._video).values(), strict=True
-                )
+                for field, column in zip(schema, self._columns(rows).values(), strict=True)
             ]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
 
@@ -208,31 +217,51 @@ class FaceTable:
             + [f"landmarks_{name}_{axis}" for name in _LANDMARK_NAMES for axis in "xy"]
             + ["score", *(f"embedding_{i}" for i in range(self._embedding_size)), "model_id"]
             + list(VIDEO_COLUMNS if self._video else ())
+            + self._head_columns()
         )
 
         def flush(rows: list[FaceRow]) -> None:
             for path, number, face in rows:
                 numbers = np.concatenate([face.box, face.landmarks.ravel(), [np.float32(face.score)], face.embedding])
                 row = [path, number, *(str(value) for value in numbers.astype(np.float32)), face.model_id]
-                writer.writerow(row + [getattr(face, name) for name in VIDEO_COLUMNS if self._video])
+                row += [getattr(face, name) for name in VIDEO_COLUMNS if self._video]
+                if self._classes is not None and isinstance(face, ClassifiedFace):
+                    values = [face.confidence, *(face.probabilities[name] for name in self._classes)]
+                    row += [face.expression, *(str(np.float32(value)) for value in values)]
+                writer.writerow(row)
 
         return flush
 
     def _open_npz(self, temporary: Path) -> Callable[[list[FaceRow]], None]:
         def flush(rows: list[FaceRow]) -> None:
             with temporary.open("wb") as file:
-                np.savez(file, **_columns(rows, self._embedding_size, self._video))  # type: ignore[arg-type]
+                np.savez(file, **self._columns(rows))  # type: ignore[arg-type]
 
         flush([])  # so that a job without a face leaves a table without rows
         return flush
+
+    def _head_columns(self) -> list[str]:
+        return [] if self._classes is None else [*HEAD_COLUMNS, *(_PROBABILITY + name for name in self._classes)]
+
+    def _columns(self, rows: list[FaceRow]) -> dict[str, np.ndarray]:
+        columns = _columns(rows, self._embedding_size, self._video)
+        if self._classes is not None:
+            faces = [face for _, _, face in rows if isinstance(face, ClassifiedFace)]
+            columns["expression"] = np.array([face.expression for face in faces], dtype=str)
+            columns["confidence"] = np.array([face.confidence for face in faces], dtype=np.float32)
+            for name in self._classes:
+                values = [face.probabilities[name] for face in faces]
+                columns[_PROBABILITY + name] = np.array(values, dtype=np.float32)
+        return columns
 
 
 def read_table(path: str | Path) -> dict[str, np.ndarray]:
     """Read a table of faces from any of the three formats, or from the folder of a job (its finished shards).
 
     Returns arrays of N rows: path (N,) str, face (N,) int32, box (N, 4), landmarks (N, 5, 2), score (N,), embedding
-    (N, D), all float32, and model_id (N,) str; of videos also time (N,) float64 and track (N,) int32. Raises
-    DataError for a file that is not such a table.
+    (N, D), all float32, and model_id (N,) str; of videos also time (N,) float64 and track (N,) int32; where a head was
+    used also expression (N,) str, confidence (N,) float32, and probability_CLASS (N,) float32 for each class, in the
+    head's order. Raises DataError for a file that is not such a table.
     """
     source = Path(path)
     if source.is_dir():
@@ -272,16 +301,21 @@ def _read_parquet(path: Path) -> dict[str, np.ndarray]:
     table = parquet.read_table(str(path))
     arrays: dict[str, np.ndarray] = {}
     names = ("path", "face", "box", "landmarks", "score", "embedding", "model_id")
-    for name in (*names, *(name for name in VIDEO_COLUMNS if name in table.column_names)):
+    for name in (*names, *filter(_is_further, table.column_names)):
         column = table[name].combine_chunks()
         if name in ("box", "landmarks", "embedding"):
             arrays[name] = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
         else:
             arrays[name] = column.to_numpy(zero_copy_only=False)
-    for name in ("path", "model_id"):
+    for name in {"path", "model_id", "expression"} & arrays.keys():
         arrays[name] = arrays[name].astype(str)
     arrays["landmarks"] = arrays["landmarks"].reshape(-1, 5, 2)
     return arrays
+
+
+def _is_further(name: str) -> bool:
+    """Whether a column is one that only tables of videos, or of a head, have."""
+    return name in VIDEO_COLUMNS or name in HEAD_COLUMNS or name.startswith(_PROBABILITY)
 
 
 def _read_folder(folder: Path) -> dict[str, np.ndarray]:
@@ -296,10 +330,10 @@ def _read_folder(folder: Path) -> dict[str, np.ndarray]:
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    extra = {name: header.index(name) for name in VIDEO_COLUMNS if name in header}
-    end = len(header) - 1 - len(extra)  # of the numbers; then come the model's id and what videos have
+    end = header.index("model_id")  # of the numbers; then come what videos have, and what heads give
+    extra = {name: at for at, name in enumerate(header) if at > end and _is_further(name)}
     numbers = np.array([row[2:end] for row in rows], dtype=np.float32).reshape(len(rows), end - 2)
-    types = {"time": np.float64, "track": np.int32}
+    types: dict[str, Any] = {"time": np.float64, "track": np.int32, "expression": str}
     return {
         "path": np.array([row[0] for row in rows], dtype=str),
         "face": np.array([row[1] for row in rows], dtype=np.int32),
@@ -308,7 +342,7 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
         "score": numbers[:, 14],
         "embedding": numbers[:, 15:],
         "model_id": np.array([row[end] for row in rows], dtype=str),
-        **{name: np.array([row[at] for row in rows], dtype=types[name]) for name, at in extra.items()},
+        **{name: np.array([row[at] for row in rows], types.get(name, np.float32)) for name, at in extra.items()},
     }
 
 

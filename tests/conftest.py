@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance
+from sklearn.linear_model import LogisticRegression
 
 import fergeneral
-from fergeneral import ExpressionExtractor
+from fergeneral import ExpressionExtractor, Head
 from fergeneral.encoder import EncoderConfig, build_network
 from fergeneral.hub import save_folder
 
@@ -35,6 +36,15 @@ def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
     save_folder(folder, build_network("resnet18").state_dict(), EncoderConfig("random", crop_size=64))
+    return folder
+
+
+def random_head(encoder: Path, folder: Path, seed: int = 0) -> Path:
+    """A head of the random weights, for three classes drawn by chance."""
+    generator = np.random.default_rng(seed)
+    rows, labels = generator.random((30, 512)), np.repeat(["happiness", "neutral", "surprise"], 10)
+    of = ExpressionExtractor.from_pretrained(encoder, device="cpu").encoder
+    Head.from_sklearn(LogisticRegression().fit(rows, labels), of, name=f"drawn-{seed}").save_pretrained(folder)
     return folder
 
 

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from conftest import ROOT
+from conftest import ROOT, random_head
 from PIL import Image
 from test_sources import write_tar
 
-from fergeneral import DataError, ExpressionExtractor
+from fergeneral import DataError, ExpressionClassifier, ExpressionExtractor, Head, ModelError
 from fergeneral import distributed as module
 from fergeneral.cli import main
 from fergeneral.distributed import extract_dataset
@@ -202,6 +202,36 @@ def test_failed_photos_and_other_paths(cluster: str, folder: Path, random_folder
     ):
         extract_dataset(folder, tmp_path / "out", resume=True, **options)
     assert extract_dataset(folder, tmp_path / "out", resume=True, extend=True, **options) == Summary(11, 10, 1, 0)
+
+
+def test_a_job_on_ray_with_a_head(cluster: str, folder: Path, random_folder: Path, tmp_path: Path) -> None:
+    head = random_head(random_folder, tmp_path / "head")
+    options = {"model": random_folder, "head": head, "min_confidence": 0.4, "shard_rows": 5}
+    counts = Summary(photos=10, faces=8, without_face=1, unreadable=1)
+    assert extract_dataset(folder, tmp_path / "out", num_workers=1, **options) == counts
+    extractor = ExpressionExtractor.from_pretrained(random_folder, device="cpu")
+    classifier = ExpressionClassifier.from_pretrained(head, encoder=extractor, min_confidence=0.4)
+    assert run_job(classifier, list_photos(folder), tmp_path / "one", shard_rows=5) == counts
+    assert_same_rows(tmp_path / "one", tmp_path / "out")
+    assert "probability_surprise" in read_table(tmp_path / "out")
+    manifests = [(tmp_path / name / "manifest.json").read_text() for name in ("one", "out")]
+    assert manifests[0] == manifests[1]
+    with pytest.raises(DataError, match=r"min_confidence is 0\.4 there, 0\.0 now"):
+        extract_dataset(folder, tmp_path / "out", resume=True, **{**options, "min_confidence": 0.0})
+
+    # A worker that finds another head under the same path.
+    with Job.of(classifier, tmp_path / "new", [], shard_rows=5, resume=False) as job:
+        place, sha256 = str(tmp_path / "new"), classifier.head.sha256
+        weights = extractor.config.weights_sha256
+        plan = module._Plan(place, job.run, os.getcwd(), random_folder, None, weights, None, "cpu", 32, 5)
+        random_head(random_folder, head, seed=1)
+        plan = dataclasses.replace(plan, head=head, head_sha256=sha256)
+        worker = module._Worker(plan, {0: ray.put(list_photos(folder)[:1])})
+        row = worker({"number": np.array([0])})
+    assert row["kind"] == [ModelError.__name__]
+    other = Head.from_pretrained(head).sha256
+    assert f"the head {head} has the SHA-256 {other} there, {sha256} where the job was begun" in row["error"][0]
+    assert list((tmp_path / "new" / "faces").iterdir()) == []
 
 
 @pytest.fixture

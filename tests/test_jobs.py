@@ -30,7 +30,7 @@ from job_runs import KILLED_JOBS, CountedFaces, PlainExtractor, content, draw_ph
 
 from fergeneral import DataError, ExpressionExtractor, Face, __version__
 from fergeneral.cli import main
-from fergeneral.encoder import Encoder, build_network
+from fergeneral.encoder import Encoder, build_network, weights_sha256
 from fergeneral.hub import load_folder
 from fergeneral.jobs import (
     FileResult,
@@ -39,7 +39,6 @@ from fergeneral.jobs import (
     check_output,
     face_parts,
     run_job,
-    weights_sha256,
     write_shard,
 )
 from fergeneral.sources import Source, list_photos

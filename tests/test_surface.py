@@ -222,7 +222,7 @@ def test_pyinstaller_finds_a_hook_that_collects_the_weights() -> None:
 
 def documented_columns() -> list[tuple[str, list[str], str]]:
     """Of docs/tables.md: name in Parquet, names in CSV, type."""
-    text = (ROOT / "docs" / "tables.md").read_text().partition("## The files")[0]
+    text = (ROOT / "docs" / "tables.md").read_text().partition("## ")[0]
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("| `")]
     columns = []
     for name, csv_names, kind, *_ in rows:

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fergeneral import __version__
+from fergeneral.cli import predict
 from fergeneral.console import JsonLines, PrintedTable, printable, say
 from fergeneral.errors import DataError, FergeneralError, ImageError, positive_integer
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from fergeneral.classifier import ExpressionClassifier
     from fergeneral.extractor import ExpressionExtractor
     from fergeneral.jobs import FileResult, Summary
     from fergeneral.sources import Source
+    from fergeneral.timeline import Timeline
     from fergeneral.types import Face
 
 _VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
@@ -76,51 +79,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fergeneral", description="Expression embeddings of the faces in photos.", epilog=EXIT_CODES
+        prog="fergeneral", description="Expressions of the faces in photos, and their embeddings.", epilog=EXIT_CODES
     )
     parser.add_argument("--version", action="version", version=f"fergeneral {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     extract = commands.add_parser("extract", help="embed every face in photos", description=_extract.__doc__)
-    extract.add_argument(
-        "paths", nargs="+", metavar="PATH", help="photos, folders of photos, .tar archives, or .parquet files of images"
+    _add_photo_options(extract)
+    extract.set_defaults(head=None, min_confidence=0.0)
+    named = commands.add_parser(
+        "predict", help="name the expression of every face in photos", description=predict.DESCRIPTION
     )
-    extract.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE|DIR/",
-        help="table to write: .parquet, .csv or .npz; or, for a job that can be interrupted and resumed, a folder of "
-        "Parquet tables: a name without a suffix or with a / at the end, or a folder that is there",
-    )
-    extract.add_argument(
-        "--shard-rows", type=_positive, metavar="N", help="photos in each of a folder's tables (default 10000)"
-    )
-    extract.add_argument("--resume", action="store_true", help="continue the job in the folder, if there is one")
-    extract.add_argument(
-        "--extend",
-        action="store_true",
-        help="with --resume: the paths may be others than the job's; new photos are added, rows that are there stay",
-    )
-    extract.add_argument(
-        "--retry-errors", action="store_true", help="with --resume: also read the photos again that could not be read"
-    )
-    extract.add_argument("--recursive", action="store_true", help="also look into folders inside folders")
-    extract.add_argument("--save-crops", metavar="DIR", help="save every aligned face crop there, as PNG")
-    extract.add_argument(
-        "--draw",
-        metavar="DIR",
-        help="save every photo there with boxes, landmarks and scores: a PNG, BMP, GIF, TIFF or PPM as PNG, any other "
-        "as JPEG",
-    )
-    extract.add_argument("--list-empty", action="store_true", help="name every photo without a face on stderr")
-    _add_json_option(extract, "print one JSON object for each face, with its embedding, on a line of its own")
-    _add_overwrite_option(extract)
-    _add_detector_option(extract)
-    extract.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="photos at once (default 32)")
-    extract.add_argument("--column", metavar="NAME", help="of images in .parquet files (default: image, jpg, ...)")
-    _add_model_options(extract)
-    _add_engine_options(extract)
-    extract.set_defaults(run=_extract)
+    _add_photo_options(named)
+    predict.add_head_options(named)
+    named.set_defaults(fps=None, plot=None)
 
     video = commands.add_parser("video", help="embed and follow every face in videos", description=_video.__doc__)
     video.add_argument("paths", nargs="+", metavar="PATH", help="video files, or folders of them")
@@ -137,6 +109,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_overwrite_option(video)
     _add_detector_option(video)
     video.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="frames at once (default 32)")
+    predict.add_head_options(video, optional=True)
+    video.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="figure to draw of the expressions of each track over time, as .png, .pdf or .svg (needs "
+        "fergeneral[eval]); with the default head, if --head is not given",
+    )
     _add_model_options(video)
     video.set_defaults(run=_video)
 
@@ -207,6 +186,49 @@ def _parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         command.epilog = EXIT_CODES
     return parser
+
+
+def _add_photo_options(parser: argparse.ArgumentParser) -> None:
+    """Of `extract` and `predict`."""
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="photos, folders of photos, .tar archives, or .parquet files of images"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE|DIR/",
+        help="table to write: .parquet, .csv or .npz; or, for a job that can be interrupted and resumed, a folder of "
+        "Parquet tables: a name without a suffix or with a / at the end, or a folder that is there",
+    )
+    parser.add_argument(
+        "--shard-rows", type=_positive, metavar="N", help="photos in each of a folder's tables (default 10000)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the job in the folder, if there is one")
+    parser.add_argument(
+        "--extend",
+        action="store_true",
+        help="with --resume: the paths may be others than the job's; new photos are added, rows that are there stay",
+    )
+    parser.add_argument(
+        "--retry-errors", action="store_true", help="with --resume: also read the photos again that could not be read"
+    )
+    parser.add_argument("--recursive", action="store_true", help="also look into folders inside folders")
+    parser.add_argument("--save-crops", metavar="DIR", help="save every aligned face crop there, as PNG")
+    parser.add_argument(
+        "--draw",
+        metavar="DIR",
+        help="save every photo there with boxes, landmarks, and scores or expressions: a PNG, BMP, GIF, TIFF or PPM as "
+        "PNG, any other as JPEG",
+    )
+    parser.add_argument("--list-empty", action="store_true", help="name every photo without a face on stderr")
+    _add_json_option(parser, "print one JSON object for each face, with its embedding, on a line of its own")
+    _add_overwrite_option(parser)
+    _add_detector_option(parser)
+    parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="photos at once (default 32)")
+    parser.add_argument("--column", metavar="NAME", help="of images in .parquet files (default: image, jpg, ...)")
+    _add_model_options(parser)
+    _add_engine_options(parser)
+    parser.set_defaults(run=_extract)
 
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -293,11 +315,19 @@ def _load(options: argparse.Namespace, detector: str | None = None) -> Expressio
     )
 
 
+def _load_both(options: argparse.Namespace) -> tuple[ExpressionExtractor, ExpressionClassifier | None]:
+    """The extractor, and the classifier that it is in, if a head was asked for."""
+    classifier = predict.load_classifier(options)
+    return (classifier.extractor, classifier) if classifier else (_load(options, options.detector), None)
+
+
 def _extract(options: argparse.Namespace) -> int:
     """Find, align and embed every face in photos: one row a face, largest first. Without -o, a table without the
     embeddings is printed. A photo that cannot be read is reported and skipped; the exit status is then 1. Inputs are
     never written to, and files that are there are kept unless --overwrite is given. Ctrl-C leaves the faces found so
     far in a table of their own, as faces.partial.parquet; the exit status is then 130."""
+    if options.head is not None and all(map(_is_video, options.paths)):
+        return _video(options)
     with _usage():
         _check_combination(options)
         photos = _list(options)
@@ -312,19 +342,20 @@ def _extract(options: argparse.Namespace) -> int:
         return _extract_on_ray(options, photos) if options.engine == "ray" else _extract_job(options, photos)
     from tqdm import tqdm
 
-    extractor = _load(options, options.detector)
+    extractor, classifier = _load_both(options)
     crops_dir, draw_dir = _folder(options.save_crops), _folder(options.draw)
     failures: dict[int, ImageError] = {}
     found_faces = empty = 0
-    with _table(options, extractor.config.embedding_size) as table:
+    with _table(options, extractor, classifier) as table:
         images = (photo.read() for photo in photos)
-        found = extractor.extract_many(images, batch_size=options.batch_size, on_error=failures.__setitem__)
+        find = classifier.predict_many if classifier else extractor.extract_many
+        found = find(images, batch_size=options.batch_size, on_error=failures.__setitem__)
         for number, faces in enumerate(
-            tqdm(found, "extract", len(photos), unit="photo", file=sys.stderr, disable=_no_bar(options))
+            tqdm(found, _verb(options), len(photos), unit="photo", file=sys.stderr, disable=_no_bar(options))
         ):
             photo = photos[number]
             if number in failures:
-                _say_skipped(photo.path, failures[number])
+                _say_skipped(options, photo.path, failures[number])
                 continue
             found_faces += len(faces)
             empty += not faces
@@ -402,8 +433,13 @@ def _file_of(photo: Source) -> str:
     return str(getattr(photo, "file", photo.path))
 
 
-def _say_skipped(path: str, error: object) -> None:
-    hint = f"; for videos there is: fergeneral video {path}" if _is_video(path) else ""
+def _verb(options: argparse.Namespace) -> str:
+    return "extract" if options.head is None else "predict"
+
+
+def _say_skipped(options: argparse.Namespace, path: str, error: object) -> None:
+    command = f"fergeneral {'video' if options.head is None else 'predict'} {path}"
+    hint = f"; for videos there is: {command}" if _is_video(path) else ""
     say(f"skipped: {error}{hint}")
 
 
@@ -418,26 +454,35 @@ def _outcome(faces: int, good: int, empty: int, unreadable: int) -> str:
 
 def _video(options: argparse.Namespace) -> int:
     """Find, follow and embed every face in the frames of videos: one row a face and frame, with its time in seconds and
-    its track, a number that one person keeps within a video. Without -o, a table without the embeddings is printed.
+    its track, a number that one person keeps within a video; with --head, also with its expression. Without -o, a table
+    without the embeddings is printed.
     A frame that is damaged, and a video that cannot be read, is reported and skipped; the exit status is then 1."""
     with _usage():
         if options.json and options.output:
             raise DataError("--json prints the faces, -o writes them to a table: give one of them")
+        if _is_folder(options.output):
+            raise DataError(f"{options.output} is a folder; for videos name a table: .parquet, .csv or .npz")
+        predict.check_video_options(options)
         videos = _list_videos(options)
         _check_table(options.output, map(str, videos), options.overwrite)
+        timeline = _timeline(options, videos)
     from tqdm import tqdm
 
-    extractor = _load(options, options.detector)
+    extractor, classifier = _load_both(options)
+    find = classifier.predict_video if classifier else extractor.extract_video
     frames = faces = empty = damaged = unreadable = 0
+    video = Path()
 
-    def report(_: float, error: ImageError) -> None:
+    def report(time: float, error: ImageError) -> None:
         nonlocal damaged
         damaged += 1
         say(f"skipped: {error}")
+        if timeline is not None:
+            timeline.add(str(video), time, [])
 
-    with _table(options, extractor.config.embedding_size, video=True) as table:
+    with _table(options, extractor, classifier, video=True) as table:
         for video in videos:
-            found = extractor.extract_video(video, fps=options.fps, batch_size=options.batch_size, on_error=report)
+            found = find(video, fps=options.fps, batch_size=options.batch_size, on_error=report)
             title = printable(video.name, sys.stderr)
             try:
                 for frame in tqdm(found, title, unit="frame", file=sys.stderr, disable=_no_bar(options)):
@@ -445,6 +490,8 @@ def _video(options: argparse.Namespace) -> int:
                     faces += len(frame.faces)
                     empty += not frame.faces
                     table.add(str(video), frame.faces)
+                    if timeline is not None:
+                        timeline.add(str(video), frame.time, frame.faces)
             except ImageError as error:
                 unreadable += 1
                 say(f"skipped: {error}")
@@ -456,7 +503,23 @@ def _video(options: argparse.Namespace) -> int:
         f"{_count(faces, 'face')} in {_count(frames, 'frame')} of {_count(len(videos) - unreadable, 'video')}, "
         f"{_count(empty, 'frame')} without a face, {_count(damaged, 'damaged frame')}, {unreadable} unreadable"
     )
+    if timeline is not None and faces:
+        timeline.draw(options.plot)
+    elif timeline is not None:
+        say(f"no face to draw; {options.plot} is not written")
     return 1 if damaged or unreadable else 0
+
+
+def _timeline(options: argparse.Namespace, videos: Sequence[Path]) -> Timeline | None:
+    """What --plot draws on; None without it. Raises DataError for a file that could not be drawn."""
+    if options.plot is None:
+        return None
+    from fergeneral.outputs import check_file
+    from fergeneral.timeline import Timeline, check_figure
+
+    check_figure(Path(options.plot))
+    check_file(Path(options.plot), map(str, videos), overwrite=options.overwrite)
+    return Timeline()
 
 
 def _count(number: int, thing: str) -> str:
@@ -480,7 +543,8 @@ def _list(options: argparse.Namespace) -> list[Source]:
         on_skip=lambda path: skipped.update([Path(path).suffix.lower() or "no suffix"]),
     )
     if all(map(_is_video, options.paths)) or (not photos and any(_videos(options.paths, options.recursive))):
-        raise DataError(f"no photos in {', '.join(options.paths)}, but videos: use fergeneral video")
+        command = "fergeneral video" + ("" if options.head is None else " with --head")
+        raise DataError(f"no photos in {', '.join(options.paths)}, but videos: use {command}")
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
     left_out = f"{_count(skipped.total(), 'file')} left out, not images by their suffix: {kinds}"
     if not photos:
@@ -515,17 +579,17 @@ def _extract_job(options: argparse.Namespace, photos: list[Source]) -> int:
 
     from fergeneral.jobs import SHARD_ROWS, run_job
 
-    extractor = _load(options, options.detector)
-    with tqdm(desc="extract", total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
+    extractor, classifier = _load_both(options)
+    with tqdm(desc=_verb(options), total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
 
         def show(result: FileResult, done: int, total: int) -> None:
             bar.update(done - bar.n)
             if result.error is not None:
-                _say_skipped(result.path, result.error)
+                _say_skipped(options, result.path, result.error)
 
         try:
             totals = run_job(
-                extractor,
+                classifier or extractor,
                 photos,
                 options.output,
                 shard_rows=options.shard_rows or SHARD_ROWS,
@@ -547,7 +611,7 @@ def _extract_on_ray(options: argparse.Namespace, photos: list[Source]) -> int:
     from fergeneral.distributed import extract_dataset
     from fergeneral.jobs import SHARD_ROWS
 
-    with tqdm(desc="extract", total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
+    with tqdm(desc=_verb(options), total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
         try:
             totals = extract_dataset(
                 photos,
@@ -556,6 +620,8 @@ def _extract_on_ray(options: argparse.Namespace, photos: list[Source]) -> int:
                 revision=options.revision,
                 detector=options.detector,
                 min_face_size=options.min_face_size,
+                head=predict.head_name(options),
+                min_confidence=options.min_confidence,
                 shard_rows=options.shard_rows or SHARD_ROWS,
                 resume=options.resume,
                 extend=options.extend,
@@ -621,16 +687,22 @@ def _unique_names(photos: Sequence[Source]) -> list[str]:
     return names
 
 
-def _table(options: argparse.Namespace, embedding_size: int, video: bool = False) -> Any:
+def _table(
+    options: argparse.Namespace,
+    extractor: ExpressionExtractor,
+    classifier: ExpressionClassifier | None,
+    video: bool = False,
+) -> Any:
     """Something with `add(path, faces)`, in a `with` block."""
+    classes = classifier.classes if classifier else None
     if options.output is None:
-        return nullcontext(JsonLines() if options.json else PrintedTable(video))
+        return nullcontext(JsonLines() if options.json else PrintedTable(video, classes))
     from fergeneral.outputs import free_name
     from fergeneral.storage import FaceTable
 
     target = Path(options.output)
     partial = free_name(target.with_name(f"{target.stem}.partial{target.suffix}"))
-    return FaceTable(target, embedding_size, video, partial=partial)
+    return FaceTable(target, extractor.config.embedding_size, video, classes=classes, partial=partial)
 
 
 def _save_pictures(
