@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from fergeneral.cli import similar
+
     parser = argparse.ArgumentParser(
         prog="fergeneral", description="Expression embeddings of the faces in photos.", epilog=EXIT_CODES
     )
@@ -162,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_overwrite_option(evaluate)
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
+
+    similar.add_parser(commands)
 
     export = commands.add_parser(
         "export", help="write the encoder as an ONNX file, or int8-quantized", description=_export.__doc__
