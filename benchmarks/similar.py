@@ -10,7 +10,8 @@ photos, end to end. The embeddings as they are, and less the mean of the table, 
 standardised by RAF-DB's train split.
 
 `time`: writes a job of that many made-up faces (2.6 GB for a million), and searches it by `find_similar`, DuckDB and
-Polars, each in a process and a thread of its own: seconds and memory. The first search reads the files into memory. Linux only.
+Polars, each in a process and a thread of its own: seconds and memory. The first search reads the files into memory.
+Linux only.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -296,3 +297,27 @@ def test_the_command(
     ):
         assert main([*arguments_now, *([] if "--device" in arguments_now else ["--device", "cpu"])]) == status
         assert message in capsys.readouterr().err
+
+
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "similar.md").read_text(), flags=re.DOTALL)
+
+
+def test_the_snippets_of_the_documentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In their order, in one folder; DuckDB finds what `find_similar` finds. LanceDB is no dependency: read alone."""
+    search, sql, database = SNIPPETS
+    shutil.copytree(LONDON / "smiling", tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(search, "similar.md", "exec"), names)
+    assert "1.000  photos/002.jpg, face 0" in capsys.readouterr().out
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width == 6 * 168 + 8
+    exec(compile(sql, "similar.md", "exec"), names)
+    found = [(neighbour.path, neighbour.number) for neighbour in names["neighbours"]]
+    assert [row[:2] for row in names["rows"]] == found[:10]
+    assert [row[2] for row in names["rows"]] == pytest.approx(
+        [n.similarity for n in names["neighbours"][:10]], abs=1e-5
+    )
+    compile(database, "similar.md", "exec")
