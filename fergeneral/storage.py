@@ -96,6 +96,7 @@ FaceRow = tuple[str, int, Face]  # path of the photo, place of the face in it, f
 VIDEO_COLUMNS = ("time", "track")
 HEAD_COLUMNS = ("expression", "confidence")
 _PROBABILITY = "probability_"  # then the name of a class
+_PART_ROWS = 2048  # of iter_table: 4 MB of embeddings
 
 
 class FaceTable:
@@ -277,6 +278,40 @@ def read_table(path: str | Path) -> dict[str, np.ndarray]:
         raise DataError(f"{source} is not a readable table of faces: {error}") from error
 
 
+def iter_table(path: str | Path) -> Iterator[dict[str, np.ndarray]]:
+    """`read_table` in parts, so that memory does not grow with a Parquet file or the folder of a job.
+
+    Parameters
+    ----------
+    path : path
+        As for `read_table`. A .csv or .npz file is one part.
+
+    Yields
+    ------
+    dict
+        Arrays as of `read_table`, of at most _PART_ROWS rows where they come from Parquet.
+
+    Raises
+    ------
+    DataError
+        For a file that is not such a table, and a folder without a finished shard.
+    MissingExtraError
+        For Parquet without pyarrow.
+    """
+    source = Path(path)
+    if not source.is_dir() and source.suffix.lower() != ".parquet":
+        yield read_table(source)
+        return
+    pa, parquet = import_pyarrow()
+    for file in _job_parts(source) if source.is_dir() else [source]:
+        try:
+            with parquet.ParquetFile(str(file)) as opened:
+                for batch in opened.iter_batches(_PART_ROWS, use_threads=False):
+                    yield _arrays(pa.Table.from_batches([batch]))
+        except Exception as error:  # as in read_table
+            raise DataError(f"{file} is not a readable table of faces: {error}") from error
+
+
 def _columns(rows: list[FaceRow], embedding_size: int, video: bool) -> dict[str, np.ndarray]:
     n = len(rows)
     faces = [face for _, _, face in rows]
@@ -298,7 +333,11 @@ def _columns(rows: list[FaceRow], embedding_size: int, video: bool) -> dict[str,
 
 def _read_parquet(path: Path) -> dict[str, np.ndarray]:
     _, parquet = import_pyarrow()
-    table = parquet.read_table(str(path))
+    return _arrays(parquet.read_table(str(path)))
+
+
+def _arrays(table: Any) -> dict[str, np.ndarray]:
+    """Of a pyarrow.Table of faces."""
     arrays: dict[str, np.ndarray] = {}
     names = ("path", "face", "box", "landmarks", "score", "embedding", "model_id")
     for name in (*names, *filter(_is_further, table.column_names)):
@@ -318,12 +357,18 @@ def _is_further(name: str) -> bool:
     return name in VIDEO_COLUMNS or name in HEAD_COLUMNS or name.startswith(_PROBABILITY)
 
 
-def _read_folder(folder: Path) -> dict[str, np.ndarray]:
+def _job_parts(folder: Path) -> list[Path]:
+    """Of a job's finished shards: one or more."""
     from fergeneral.jobs import face_parts
 
-    parts = [read_table(part) for part in face_parts(folder)]
+    parts = face_parts(folder)
     if not parts:
         raise DataError(f"{folder} holds no finished shard of a job")
+    return parts
+
+
+def _read_folder(folder: Path) -> dict[str, np.ndarray]:
+    parts = [read_table(part) for part in _job_parts(folder)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

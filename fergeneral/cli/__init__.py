@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from fergeneral.cli import similar
+
     parser = argparse.ArgumentParser(
         prog="fergeneral", description="Expressions of the faces in photos, and their embeddings.", epilog=EXIT_CODES
     )
@@ -155,6 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_overwrite_option(evaluate)
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
+
+    similar.add_parser(commands)
 
     export = commands.add_parser(
         "export", help="write the encoder as an ONNX file, or int8-quantized", description=_export.__doc__
