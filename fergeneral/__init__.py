@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fergeneral import images as images
     from fergeneral import int8 as int8
     from fergeneral import jobs as jobs
+    from fergeneral import similar as similar
     from fergeneral import sources as sources
     from fergeneral import storage as storage
     from fergeneral import train as train
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from fergeneral.extractor import ExpressionExtractor, extract, extract_video
-    from fergeneral.heads import Head, list_heads
+    from fergeneral.heads.head import Head, list_heads
     from fergeneral.hub import list_models
     from fergeneral.images import load_image
+    from fergeneral.similar import Neighbour, find_similar
     from fergeneral.transformer import ExpressionFeatures
     from fergeneral.types import (
         ClassifiedFace,
@@ -68,6 +70,7 @@ __all__ = [
     "ImageError",
     "MissingExtraError",
     "ModelError",
+    "Neighbour",
     "TrackedFace",
     "TrainingError",
     "VideoFrame",
@@ -75,6 +78,7 @@ __all__ = [
     "classify",
     "extract",
     "extract_video",
+    "find_similar",
     "list_heads",
     "list_models",
     "load_image",
@@ -84,7 +88,8 @@ _HOME = {
     **dict.fromkeys(("ClassifiedFace", "ClassifiedTrackedFace", "Detection", "Detector"), "types"),
     **dict.fromkeys(("Face", "TrackedFace", "VideoFrame"), "types"),
     **dict.fromkeys(("ExpressionClassifier", "classify"), "classifier"),
-    **dict.fromkeys(("Head", "list_heads"), "heads"),
+    **dict.fromkeys(("Head", "list_heads"), "heads.head"),
+    **dict.fromkeys(("Neighbour", "find_similar"), "similar"),
     **dict.fromkeys(("ExpressionExtractor", "extract", "extract_video"), "extractor"),
     "ExpressionFeatures": "transformer",
     "align_face": "alignment",
@@ -94,7 +99,7 @@ _HOME = {
 # That the documentation names; as attributes, so that `import fergeneral` is enough to use them.
 _MODULES = (
     *("datasets", "distributed", "drawing", "encoder", "errors", "evaluate", "export", "heads", "images", "int8"),
-    *("jobs", "sources", "storage", "train", "transformer", "types", "video"),
+    *("jobs", "similar", "sources", "storage", "train", "transformer", "types", "video"),
 )
 
 

@@ -297,7 +297,8 @@ def download_files(
 ) -> Path:
     """Files of one commit of a Hub repository, into the Hub's cache. Returns the folder that holds them there.
 
-    `kind`: what they are together, for messages. Raises ModelError for a repository that lacks one of them or cannot be had.
+    `kind`: what they are together, for messages. Raises ModelError for a repository that lacks one of them, or that
+    cannot be had.
     """
     _check_revision(revision)
     first, *others = names
@@ -405,7 +406,7 @@ def _is_damaged(weights: Path) -> bool:
 
 
 def download_again(repo: str, commit: str, *names: str) -> None:
-    """Files of a commit into the Hub's cache, in place of corrupt copies. Raises ModelError where they cannot be had."""
+    """Put files of a commit into the Hub's cache, in place of corrupt copies. Raises ModelError without the Hub."""
     from huggingface_hub import hf_hub_download
 
     try:
@@ -441,9 +442,7 @@ def _hub_errors(
             f"machine: {error}"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise ModelError(
-            f"{repo} is not {kind} of this package: it lacks {' or '.join(names)}: {error}"
-        ) from error
+        raise ModelError(f"{repo} is not {kind} of this package: it lacks {' or '.join(names)}: {error}") from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
             f"{repo} is not on the Hub, or is private and needs a log-in (hf auth login): {error}"

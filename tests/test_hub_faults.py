@@ -521,5 +521,5 @@ def test_a_head_damaged_in_the_cache_is_downloaded_again(hub: Hub, head: Head, f
 @pytest.mark.parametrize("file", ["head.json", "head.safetensors"])
 def test_a_repository_that_is_no_head_is_named(hub: Hub, head: Head, file: str) -> None:
     (hub.folder / FIRST / file).unlink()
-    with pytest.raises(ModelError, match="owner/encoder is not a head of this package: it lacks head.json or"):
+    with pytest.raises(ModelError, match=r"owner/encoder is not a head of this package: it lacks head\.json or"):
         Head.from_pretrained("owner/encoder")
