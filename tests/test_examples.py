@@ -82,7 +82,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_readme_has_its_python() -> None:
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 5
 
 
 def write_video(path: Path) -> None:
@@ -97,7 +97,7 @@ def write_video(path: Path) -> None:
         container.mux(stream.encode())
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(5))
 def test_the_readmes_python_runs(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +107,7 @@ def test_the_readmes_python_runs(
     if "clip.mp4" in PYTHON[number]:
         write_video(tmp_path / "clip.mp4")
     shutil.copytree(PHOTOS, "examples/photos")
+    shutil.copytree(ROOT / "examples" / "london", "examples/london")
     exec(compile(PYTHON[number], f"README.md, {number}", "exec"), {"__name__": "__main__"})
     printed = capsys.readouterr().out
     assert printed
@@ -153,6 +154,8 @@ def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with small stand-ins for the files that the README's commands name."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(PHOTOS, folder / "PHOTOS")
+    shutil.copytree(ROOT / "examples" / "london", folder / "FACES")
+    shutil.copy(ROOT / "examples" / "london" / "smiling" / "136.jpg", folder / "FACE.jpg")
     write_video(folder / "CLIP.mp4")
     generator = np.random.default_rng(0)
     for data in ("RAFDB", "FERPLUS", "CKPLUS"):
@@ -186,7 +189,7 @@ def test_the_readmes_commands_run(command: str, named_files: Path, monkeypatch: 
         monkeypatch.setattr("fergeneral.distributed.extract_dataset", extract_dataset)
     words = [name for word in shlex.split(command)[1:] for name in (sorted(glob.glob(word)) if "*" in word else [word])]
     assert main(words) == 0
-    for output in re.findall(r"(?:-o|--draw|--save-crops|--onnx|--int8) (\S+)", command):
+    for output in re.findall(r"(?:-o|--draw|--save-crops|--onnx|--int8|--plot|--sheet) (\S+)", command):
         assert asked or Path(output).exists(), output
     assert [options["address"] for options in asked] == (["auto"] if PARSED[0] in command else [])
 
