@@ -337,3 +337,13 @@ def test_a_head_embeds_nothing_by_itself(packaged: ExpressionClassifier) -> None
         np.testing.assert_array_equal(face.embedding, other.embedding)
         wanted = packaged.head.to_sklearn().predict_proba(face.embedding[None].astype(np.float64))[0]
         np.testing.assert_allclose(list(other.probabilities.values()), wanted, atol=1e-5)
+
+
+def test_golden_predictions(packaged: ExpressionClassifier) -> None:
+    """Stored when the head was made: other numbers mean that weights, detector or crops have changed."""
+    golden = json.loads((Path(__file__).parent / "data" / "golden_predictions.json").read_text())
+    assert golden["head_sha256"] == packaged.head.sha256
+    photos = [ROOT / "examples" / name for name in golden["probabilities"]]
+    found = packaged.predict_many(photos)
+    for wanted, faces in zip(golden["probabilities"].values(), found, strict=True):
+        np.testing.assert_allclose(list(faces[0].probabilities.values()), wanted, atol=0.02)

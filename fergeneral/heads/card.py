@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fergeneral.heads.head import HeadConfig
 
+_WEAK = 0.5  # recall
+
 _USE = """## Use and misuse
 
 An expression is not an emotion. A class names how annotators called pictures of faces, not what the person in the
@@ -78,30 +80,42 @@ def _results(config: HeadConfig) -> str:
     rows = {name: row for name, row in config.quality.items() if isinstance(row, Mapping) and "accuracy" in row}
     if not rows:
         return "## Results\n\nNot measured."
-    table = ["| data | in training | n | accuracy | UAR | ECE | with a face |", "|---|---|---|---|---|---|---|"]
+    columns = ("data", "in training", "n", "accuracy", "UAR", "ECE", "with a face", "end to end: accuracy", "UAR")
+    table = [_row(columns), "|---" * len(columns) + "|"]
     for name, row in rows.items():
+        again = row.get("end_to_end") or {}
         figures = (
             _figure(row, "accuracy"),
             _figure(row, "uar"),
             _number(row.get("ece")),
             _number(row.get("with_face")),
         )
-        table.append(f"| {name} | {row.get('status', '-')} | {row.get('n', '-')} | " + " | ".join(figures) + " |")
+        found = (_figure(again, "accuracy"), _figure(again, "uar"))
+        table.append(_row((name, str(row.get("status", "-")), str(row.get("n", "-")), *figures, *found)))
     classes = [label for label in config.classes if any(label in row.get("recall", {}) for row in rows.values())]
-    recall = [f"| recall | {' | '.join(classes)} |", "|---" * (len(classes) + 1) + "|"]
-    recall += [f"| {name} | {' | '.join(_recalls(row, classes))} |" for name, row in rows.items()]
+    recall = [_row(("recall", *classes)), "|---" * (len(classes) + 1) + "|"]
+    recall += [_row((name, *_recalls(row, classes))) for name, row in rows.items()]
+    lowest = {label: min(row["recall"][label] for row in rows.values() if label in row["recall"]) for label in classes}
+    weak = [f"{label} ({value:.2f})" for label, value in lowest.items() if value < _WEAK]
     return "\n".join(
         [
             "## Results",
             "",
             "Accuracy and UAR (the mean of the class recalls) with 95 % bootstrap intervals; ECE is the expected",
-            "calibration error in 15 bins. What each row means: `fergeneral evaluate --head`.",
+            "calibration error in 15 bins. Of crops as they are; *end to end*: of the faces that the detector finds in",
+            "these images again, by itself. For London, whose images are photos, all figures are end to end.",
             "",
             *table,
             "",
             *recall,
+            "",
+            f"Weak classes, found in less than half of their images of some data set: {', '.join(weak) or 'none'}.",
         ]
     )
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _figure(row: Mapping[str, Any], name: str) -> str:
