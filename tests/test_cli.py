@@ -117,7 +117,8 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 
 def test_models_info_and_version(capsys: pytest.CaptureFixture[str], extractor: ExpressionExtractor) -> None:
     assert main(["models"]) == 0
-    header, default, *_ = capsys.readouterr().out.splitlines()
+    header, default, heads, *_ = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["heads:", "expressions-8,", "expressions-7"]
     assert header.split()[:4] == ["model", "crop", "embedding", "default"]
     assert default.split()[:4] == [extractor.config.model_id, str(extractor.config.crop_size), "512", "yes"]
     assert main(["info", "--device", "cpu"]) == 0

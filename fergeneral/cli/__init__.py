@@ -867,14 +867,17 @@ def _evaluate_head(options: argparse.Namespace, folder: Path) -> int:
 
 def _models(options: argparse.Namespace) -> int:
     """List the weights that came with this package, the default first: side of the face crop in pixels, numbers in an
-    embedding, what they were trained on."""
+    embedding, what they were trained on, and the heads that there are for them."""
     import dataclasses
 
+    from fergeneral.heads import list_heads
     from fergeneral.hub import packaged_models
 
     configs = packaged_models()
+    heads = {config.model_id: list_heads(config.model_id) for config in configs}
     if options.json:
-        print(json.dumps([dataclasses.asdict(config) for config in configs], indent=2))
+        rows = [{**dataclasses.asdict(config), "heads": heads[config.model_id]} for config in configs]
+        print(json.dumps(rows, indent=2))
         return 0
     if not configs:
         print("this installation has no packaged weights")
@@ -884,6 +887,8 @@ def _models(options: argparse.Namespace) -> int:
     for number, config in enumerate(configs):
         row = f"{config.model_id:<{width}} {config.crop_size:>5} {config.embedding_size:>9}  "
         print(row + f"{'' if number else 'yes':<7}  {', '.join(config.training_data) or '-'}")
+        if heads[config.model_id]:
+            print(f"{'':<{width}} heads: {', '.join(heads[config.model_id])}")
     return 0
 
 
