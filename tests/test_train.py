@@ -229,6 +229,32 @@ def test_votes_are_the_target_and_sets_are_repeated(tmp_path: Path, faces_folder
         load_training_set(tmp_path, dataclasses.replace(recipe, repeats=(1,)), show_progress=False)
 
 
+def test_rare_expressions_are_repeated_and_doubted_labels_weigh_less(tmp_path: Path, faces_folder: Path) -> None:
+    rows = "path,second_label\ntrain/sadness/3.png,happy\ntrain/sadness/4.png,sad\ntrain/neutral/0.png,\n"
+    (faces_folder / "second_labels.csv").write_text(rows)
+    times = tuple(3 if name == "sadness" else 1 for name in EXPRESSIONS)
+    recipe = dataclasses.replace(TINY, expression_repeats=times)
+    loaded = load_training_set(faces_folder.parent, recipe, show_progress=False)
+    drawn, weights = loaded.pool.bincount().tolist(), loaded.weight.tolist()
+    for row, name in enumerate(loaded.names):
+        assert drawn[row] == (3 if EXPRESSIONS[loaded.fine[row]] == "sadness" else 1)
+        assert weights[row] == (0.5 if name == "faces/train/sadness/3.png" else 1.0)
+    with pytest.raises(DataError, match="repeats for 2 of 8 expressions"):
+        load_training_set(tmp_path, dataclasses.replace(recipe, expression_repeats=(1, 2)), show_progress=False)
+
+
+def test_a_weight_scales_its_images_share_of_the_fine_term() -> None:
+    run = trainer(TINY)
+    index, logits = torch.arange(16), torch.randn(16, 2, 8)
+    weight = torch.ones(64)
+    weight[:8] = 0.5
+    run.images = dataclasses.replace(run.images, weight=weight)
+    flat = nn.functional.normalize(torch.randn(16, 2, 128), dim=2)
+    term = run._terms(loop.Outputs(flat, torch.randn(16, 2, 4), logits), index, 1.0)["fine"]
+    each = -(run.images.target[:16, None] * logits.log_softmax(dim=2)).sum(dim=2).mean(dim=1)
+    assert term.item() == pytest.approx(((each[:8].sum() / 2 + each[8:].sum()) / 12).item(), rel=1e-5)
+
+
 def test_the_fine_term_against_its_formula() -> None:
     run = trainer(dataclasses.replace(TINY, label_smoothing=0.1))
     run.images = dataclasses.replace(run.images, target=torch.rand(64, 8).softmax(dim=1))
