@@ -21,6 +21,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
 from fergeneral import DataError, ExpressionExtractor, TrainingError
+from fergeneral.datasets import EXPRESSIONS
 from fergeneral.train import loop
 from fergeneral.train.__main__ import main
 from fergeneral.train.augment import ViewParameters, draw_parameters, make_views
