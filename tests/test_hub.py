@@ -28,6 +28,7 @@ from safetensors.torch import load, save
 from fergeneral import DataError, ExpressionExtractor, ModelError, hub, list_models
 from fergeneral.cli import main
 from fergeneral.encoder import EncoderConfig, build_network
+from fergeneral.heads import Head
 from fergeneral.hub import CONFIG_FILE, WEIGHTS_FILE, load_folder, save_folder, write_card
 
 
@@ -390,6 +391,17 @@ def test_a_failed_upload_is_an_error_of_the_model(
     monkeypatch.setattr(api, "create_repo", refuse)
     with pytest.raises(ModelError, match=r"owner/encoder.*no route to host"):
         extractor.push_to_hub("owner/encoder")
+
+
+def test_push_uploads_a_head_with_its_card(api: type[Api]) -> None:
+    head = Head.from_pretrained()
+    assert head.push_to_hub("owner/head") == "address of the commit"
+    assert api.calls == [("create", "owner/head"), ("upload", "owner/head")]
+    assert Head.from_pretrained(api.uploaded).sha256 == head.sha256
+    card = ModelCard.load(api.uploaded / "README.md")
+    assert card.data.pipeline_tag == "image-classification"
+    for name, row in head.config.quality.items():  # each number of the card is one of head.json
+        assert f"| {name} | {row['status']} | {row['n']} | {row['accuracy']:.3f} (" in card.text
 
 
 def test_saving_writes_a_card_when_asked(extractor: ExpressionExtractor, tmp_path: Path) -> None:
