@@ -85,7 +85,7 @@ class Standardised:
             logits -= logits.max(axis=0)
             p = np.exp(logits)
             mass = p.sum(axis=0)
-            total += float(np.log(mass) @ weight) - float((logits * target).sum(dtype=np.float64))
+            total += float(np.log(mass) @ weight.astype(np.float64)) - float((logits * target).sum(dtype=np.float64))
             p /= mass
             curvature += (p * (1 - p)) @ weight
             p *= weight
