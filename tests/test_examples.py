@@ -145,8 +145,9 @@ def commands(file: Path) -> list[str]:
 
 # Not run here, but parsed by what would run them: a cluster has to be there, or training takes minutes to hours.
 PARSED = ("--engine ray", "fergeneral.train")
-# Neither: `pip install` is run by .ci/run (the two lines with &&), and web servers run until they are stopped.
-NOT_PARSED = ("pip install", "OMP_NUM_THREADS=1 uvicorn", "OMP_NUM_THREADS=1 gunicorn")
+# Neither: `pip install` is run by .ci/run (the two lines with &&), benchmarks need the data sets and take minutes, and
+# web servers run until they are stopped.
+NOT_PARSED = ("pip install", "python benchmarks/", "OMP_NUM_THREADS=1 uvicorn", "OMP_NUM_THREADS=1 gunicorn")
 
 
 @pytest.fixture(scope="module")
