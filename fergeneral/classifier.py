@@ -16,7 +16,7 @@ import numpy as np
 from fergeneral import hub
 from fergeneral.encoder import EncoderConfig
 from fergeneral.errors import ImageError, ModelError
-from fergeneral.extractor import ExpressionExtractor
+from fergeneral.extractor import ExpressionExtractor, shared_extractor
 from fergeneral.heads.head import Head
 from fergeneral.types import ClassifiedFace, ClassifiedTrackedFace, Detector, Face, TrackedFace, VideoFrame
 
@@ -480,9 +480,10 @@ def _encoder_of(head: Head) -> str:
     )
 
 
-@functools.lru_cache(maxsize=4)
-def _shared(device: str | None) -> ExpressionClassifier:
-    return ExpressionClassifier.from_pretrained(device=device)
+@functools.cache
+def _shared() -> ExpressionClassifier:
+    """The packaged head on the extractor that `extract` uses, so that weights are loaded once."""
+    return ExpressionClassifier.from_pretrained(encoder=shared_extractor())
 
 
 def classify(image: Any) -> list[ClassifiedFace]:
@@ -511,5 +512,5 @@ def classify(image: Any) -> list[ClassifiedFace]:
     'happiness'
     """
     with _loading:
-        classifier = _shared(None)
+        classifier = _shared()
     return classifier.predict(image)

@@ -22,7 +22,7 @@ from safetensors.numpy import save as save_arrays
 
 from fergeneral import hub
 from fergeneral.encoder import Encoder, EncoderConfig, weights_sha256
-from fergeneral.errors import DataError, ModelError
+from fergeneral.errors import DataError, MissingExtraError, ModelError
 from fergeneral.storage import read_weights, whole_file
 
 if TYPE_CHECKING:
@@ -510,8 +510,6 @@ class Head:
             from sklearn.pipeline import make_pipeline
             from sklearn.preprocessing import StandardScaler
         except ImportError as error:
-            from fergeneral.errors import MissingExtraError
-
             raise MissingExtraError("Head.to_sklearn", "scikit-learn", "eval") from error
         arrays = {name: array.astype(np.float64) for name, array in self._arrays.items()}
         scaler, linear = StandardScaler(), LogisticRegression()
