@@ -33,7 +33,7 @@ _CPU_BATCH = 32
 # most of it spent on waiting.
 _FEW = 4
 # All that config.json may name: from a name like "hf-hub:..." or "local-dir:..." timm loads what lies there.
-_ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
+_ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "efficientnet_lite0")
 _LONGEST_LINE = 1000  # characters
 _NUMBERS = (("mean", (3,), 0, 1), ("std", (3,), 0.001, 1000), ("template", (5, 2), -1, 2))  # field, shape, range
 _LEAST_EYE_DISTANCE = 0.05  # of the crop's side
@@ -147,18 +147,22 @@ def _are_numbers(value: Any, shape: tuple[int, ...], low: float, high: float) ->
     )
 
 
-def build_network(architecture: str) -> torch.nn.Module:
-    """The timm network without classifier: (N, 3, S, S) -> (N, embedding_size). Never downloads weights.
+def build_network(architecture: str, embedding_size: int | None = None) -> torch.nn.Module:
+    """The timm network without classifier: (N, 3, S, S) -> (N, D). Never downloads weights.
 
-    Its weights are float32, whatever torch's default dtype is, and random.
+    Where `embedding_size` is not the number of the network's own features, a linear layer brings them to it (timm's
+    classifier, of as many "classes"). Its weights are float32, whatever torch's default dtype is, and random.
     """
-    return timm.create_model(architecture, pretrained=False, num_classes=0).float()
+    network = timm.create_model(architecture, pretrained=False, num_classes=0)
+    if embedding_size not in (None, network.num_features):
+        network.reset_classifier(embedding_size)
+    return network.float()
 
 
-def empty_network(architecture: str) -> torch.nn.Module:
+def empty_network(config: EncoderConfig) -> torch.nn.Module:
     """`build_network` without memory for weights (on the device "meta"): they are about to be replaced."""
     with torch.device("meta"):
-        return build_network(architecture)
+        return build_network(config.architecture, config.embedding_size)
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -213,7 +217,7 @@ def _fold_batch_norm(module: torch.nn.Module) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, torch.nn.BatchNorm2d) and isinstance(before[1], torch.nn.Conv2d):
             setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
-            setattr(module, name, torch.nn.Identity())
+            setattr(module, name, getattr(child, "act", torch.nn.Identity()))  # timm's BatchNormAct2d goes on to one
         else:
             _fold_batch_norm(child)
         before = (name, child)
@@ -310,8 +314,7 @@ class Encoder:
         >>> batch = {0: torch.export.Dim("N")}
         >>> program = torch.export.export(encoder.torch_module(), (crops,), dynamic_shapes=(batch,))
         """
-        with torch.device("meta"):
-            network = build_network(self.config.architecture)
+        network = empty_network(self.config)
         state = {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
         network.load_state_dict(state, assign=True)
         return CropNetwork(network, self.config).eval()
@@ -400,7 +403,7 @@ def weights_sha256(encoder: Encoder) -> str:
 
 
 def _unpickled(weights: bytes, config: EncoderConfig, device: str) -> Encoder:
-    network = empty_network(config.architecture)
+    network = empty_network(config)
     network.load_state_dict(load_tensors(weights), strict=True, assign=True)
     return Encoder(network, config, device)
 
@@ -414,13 +417,8 @@ def _progress(steps: Sequence[int], show: bool | None) -> Iterator[int]:
     return iter(tqdm(steps, desc="encode", unit="batch", disable=disable))
 
 
-def check_network(network: torch.nn.Module, config: EncoderConfig) -> None:
-    """Raise ModelError unless the network gives finite embeddings of the stated size."""
+def check_network(network: torch.nn.Module) -> None:
+    """Raise ModelError for weights that are not finite."""
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not math.isfinite(float(tensor.float().abs().sum())):
             raise ModelError(f"the weights hold values that are not finite, in {name}")
-    size = getattr(network, "num_features", None)
-    if size != config.embedding_size:
-        raise ModelError(
-            f"config.json states embedding_size {config.embedding_size}, {config.architecture} gives {size}"
-        )

@@ -25,6 +25,7 @@ from fergeneral.encoder import Encoder, EncoderConfig, check_network, empty_netw
 from fergeneral.errors import DataError, ModelError
 from fergeneral.storage import read_weights, whole_file
 
+DEFAULT_MODEL = "general-r18-cpu"  # of the packaged weights, each in weights/NAME
 WEIGHTS_FILE = "model.safetensors"
 INT8_FILE = "model.onnx"  # in its place: fergeneral.int8
 CONFIG_FILE = "config.json"
@@ -149,18 +150,19 @@ def packaged_models() -> list[EncoderConfig]:
 
 
 def _packaged_folders() -> list[Path]:
-    """The default's folder, then those of further models inside it, by their names."""
+    """The default's folder, then those of further models, by their names."""
     weights = weights_folder()
     if weights is None:
         return []
-    return [weights, *sorted(folder.parent for folder in weights.glob(f"*/{CONFIG_FILE}"))]
+    folders = sorted(file.parent for file in weights.glob(f"*/{CONFIG_FILE}"))
+    return sorted(folders, key=lambda folder: folder.name != DEFAULT_MODEL)
 
 
 def weights_folder() -> Path | None:
     """Where the packaged weights are: weights/ lies inside an installed package, and beside it in a checkout."""
     here = Path(__file__).parent
     places = (here / "_weights", here.parent / "weights")
-    return next((folder for folder in places if (folder / CONFIG_FILE).is_file()), None)
+    return next((folder for folder in places if (folder / DEFAULT_MODEL / CONFIG_FILE).is_file()), None)
 
 
 def load_encoder(
@@ -234,13 +236,13 @@ def _network(path: Path, config: EncoderConfig) -> torch.nn.Module:
     except Exception as error:  # a header that lies brings out errors of many kinds
         raise ModelError(f"{path} is not a safetensors file that torch can read: {error}") from error
     network = _network_with(tensors, config, path)
-    check_network(network, config)
+    check_network(network)
     return network
 
 
 def _network_with(tensors: dict[str, torch.Tensor], config: EncoderConfig, path: Path) -> torch.nn.Module:
-    network = empty_network(config.architecture)
-    misfit = f"{path} does not fit the architecture {config.architecture}"
+    network = empty_network(config)
+    misfit = f"{path} does not fit the architecture {config.architecture}, embedding_size {config.embedding_size}"
     for name, wanted in network.state_dict().items():
         if name in tensors and tensors[name].dtype != wanted.dtype:
             raise ModelError(f"{misfit}: {name} has the type {tensors[name].dtype}, wanted {wanted.dtype}")

@@ -56,7 +56,7 @@ def test_the_file_says_which_weights_it_holds(random_extractor: ExpressionExtrac
     onnx.checker.check_model(onnx.load(tmp_path / "e.onnx"), full_check=True)
 
 
-@pytest.mark.parametrize("architecture", ["resnet34", "resnet50"])
+@pytest.mark.parametrize("architecture", ["resnet34", "resnet50", "efficientnet_lite0"])
 def test_other_architectures_export(architecture: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_network(architecture)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from torchvision import models, transforms
 
@@ -55,13 +56,14 @@ def test_a_photo_gives_nearly_the_golden_embedding(extractor: ExpressionExtracto
     assert cosine > 0.99
 
 
-def test_encode_against_plain_torchvision(extractor: ExpressionExtractor, photos: Path) -> None:
+def test_encode_against_plain_torchvision(photos: Path) -> None:
     """The same weights in torchvision's own ResNet-18, fed through torchvision's own transforms."""
     from safetensors.torch import load_file
 
     network = models.resnet18()
     network.fc = torch.nn.Identity()
-    network.load_state_dict(load_file(Path(__file__).parent.parent / "weights" / "model.safetensors"))
+    network.load_state_dict(load_file(ROOT / "weights" / "general-r18-cpu" / "model.safetensors"))
+    extractor = ExpressionExtractor.from_pretrained("general-r18-cpu", device="cpu")
     config = extractor.config
     (face,) = extractor.extract(photos / "astronaut.png")
     crop = align_face(photos / "astronaut.png", face.landmarks, size=config.crop_size, template=config.template)
@@ -72,7 +74,7 @@ def test_encode_against_plain_torchvision(extractor: ExpressionExtractor, photos
     assert same(extractor.encode(crop[None])[0], expected)
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50", "efficientnet_lite0"])
 def test_folding_changes_no_embedding_and_no_weight(architecture: str) -> None:
     """Against the network as it is in float64, fed with normalised pixels; the batch norms' statistics are not trivial,
     and neither mean nor std of the pixels are alike, so that a fold in the wrong place or order shows."""

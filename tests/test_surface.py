@@ -21,7 +21,7 @@ from conftest import ROOT
 from PIL import Image
 
 import fergeneral
-from fergeneral import Detection, ExpressionExtractor, ExpressionFeatures, Face, ModelError, TrackedFace
+from fergeneral import Detection, ExpressionExtractor, ExpressionFeatures, Face, ModelError, TrackedFace, hub
 from fergeneral.alignment import TEMPLATE
 from fergeneral.cli import main
 from fergeneral.drawing import draw_faces
@@ -209,9 +209,10 @@ def test_pyinstaller_finds_a_hook_that_collects_the_weights() -> None:
     hook = runpy.run_path(str(Path(folder) / "hook-fergeneral.py"))
     collected = set()
     for source, target in hook["datas"] + hook["binaries"]:
-        files = Path(source).rglob("*") if Path(source).is_dir() else [Path(source)]
-        collected |= {f"{target}/{file.name}" for file in files}
-    expected = {"fergeneral/_weights/model.safetensors", "fergeneral/_weights/config.json"}
+        folder = Path(source) if Path(source).is_dir() else Path(source).parent
+        files = folder.rglob("*") if Path(source).is_dir() else [Path(source)]
+        collected |= {f"{target}/{file.relative_to(folder).as_posix()}" for file in files}
+    expected = {f"fergeneral/_weights/{hub.DEFAULT_MODEL}/{name}" for name in ("model.safetensors", "config.json")}
     expected |= {f"facenet_pytorch/data/{name}net.pt" for name in "pro"}
     assert expected <= collected
     assert any(name.startswith("torchvision/") for name in collected)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -15,19 +16,24 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from sklearn.decomposition import PCA
+from sklearn.metrics import pairwise_distances
 from torch import nn
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
 from fergeneral import DataError, ExpressionExtractor, TrainingError
 from fergeneral.datasets import EXPRESSIONS
+from fergeneral.encoder import build_network
 from fergeneral.train import loop
 from fergeneral.train.__main__ import main
 from fergeneral.train.augment import ViewParameters, draw_parameters, make_views
 from fergeneral.train.config import RECIPES, Recipe, Stage, find_recipe
 from fergeneral.train.data import TrainingSet, load_training_set
+from fergeneral.train.depthwise import compute_depthwise_gradients_in_float32
 from fergeneral.train.distributed import Processes, gather
+from fergeneral.train.narrow import principal_subspace
 
 TINY = Recipe(
     "tiny",
@@ -275,6 +281,89 @@ def test_a_run_starts_from_given_weights(random_folder: Path) -> None:
         assert torch.equal(value, given[name]), name
 
 
+LITE0 = dataclasses.replace(TINY, architecture="efficientnet_lite0", batch_size=8)
+
+
+def test_a_run_starts_from_a_file_of_weights(random_folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    given = build_network("efficientnet_lite0").state_dict()
+    path = tmp_path / "start.safetensors"
+    save_file({**given, "classifier.weight": torch.zeros(1000, 1280)}, path)  # with a classifier, as from timm
+    run = trainer(dataclasses.replace(LITE0, start_from=str(path)))
+    for name, value in run._network.encoder.state_dict().items():
+        assert torch.equal(value, given[name]), name
+    with pytest.raises(TrainingError, match=r"does not hold the recipe's architecture.*conv_stem\.weight, "):
+        trainer(dataclasses.replace(LITE0, start_from=str(random_folder)))
+    path.write_bytes(path.read_bytes()[:1000])
+    for name in (str(path), str(tmp_path / "nowhere.safetensors")):
+        with pytest.raises(DataError, match="which the recipe starts from, cannot be read"):
+            trainer(dataclasses.replace(LITE0, start_from=name))
+
+
+def test_frozen_modules_stay_as_they_start_and_the_rest_learns() -> None:
+    run = trainer(dataclasses.replace(LITE0, frozen=("conv_stem", "bn1", "blocks.0"), average_decay=0.5))
+    before = {name: value.clone() for name, value in run._network.encoder.state_dict().items()}
+    run.step()
+    assert run.run.average is not None
+    for after in (run._network.encoder.state_dict(), run.run.average.module.state_dict()):
+        for name, value in after.items():
+            same = name.startswith(("conv_stem", "bn1", "blocks.0"))
+            assert torch.equal(value, before[name]) == same, name
+
+
+def test_depthwise_gradients_in_float32_are_those_of_autograd() -> None:
+    torch.manual_seed(0)
+    for size, stride, channels in ((3, 1, 8), (3, 2, 16), (5, 1, 8), (5, 2, 24)):
+        plain = nn.Conv2d(channels, channels, size, stride, size // 2, groups=channels, bias=size == 3)
+        ours = copy.deepcopy(plain)
+        compute_depthwise_gradients_in_float32(nn.Sequential(ours))
+        x = torch.randn(4, channels, 14, 14).bfloat16().float()
+        of_x = {}
+        for layer in (plain, ours):
+            of_x[layer] = x.clone().requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16, enabled=layer is ours):
+                y = layer(of_x[layer])
+            assert y.dtype == (torch.bfloat16 if layer is ours else torch.float32)
+            (y.float() * torch.linspace(-1, 2, y.shape[-1])).sum().backward()
+        pairs = [(of_x[plain].grad, of_x[ours].grad), (plain.weight.grad, ours.weight.grad)]
+        if plain.bias is not None:
+            pairs.append((plain.bias.grad, ours.bias.grad))
+        for wanted, found in pairs:
+            assert (wanted - found).abs().max() < 0.02 * wanted.abs().max()  # what rounds is bfloat16
+        assert ours.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_a_narrow_encoder_keeps_what_varies() -> None:
+    """Against scikit-learn's PCA: the same distances, and no output that hardly varies."""
+    generator = np.random.default_rng(0)
+    mixing = generator.normal(size=(6, 40)) * np.array([9, 5, 3, 2, 1, 0.5])[:, None]
+    features = (generator.normal(size=(300, 6)) @ mixing + 3).astype(np.float32)
+    weight, bias, share = principal_subspace(torch.from_numpy(features), 4)
+    found = features @ weight.numpy().T + bias.numpy()
+    pca = PCA(4).fit(features)
+    assert share == pytest.approx(pca.explained_variance_ratio_.sum(), abs=1e-5)
+    assert found.mean(axis=0) == pytest.approx(0, abs=1e-3)
+    assert pairwise_distances(found) == pytest.approx(pairwise_distances(pca.transform(features)), rel=1e-3, abs=1e-3)
+    spread = found.std(axis=0)
+    assert spread.max() / spread.min() < pca.explained_variance_[0] ** 0.5 / pca.explained_variance_[-1] ** 0.5
+
+
+def test_a_recipe_may_write_narrow_embeddings_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    run = trainer(dataclasses.replace(LITE0, embedding_size=12), tmp_path)
+    run.step()
+    run.write_encoder()
+    extractor = ExpressionExtractor.from_pretrained(tmp_path, device="cpu")
+    assert extractor.config.embedding_size == 12
+    embeddings = extractor.encode(run.images.pixels[:, :3].permute(0, 2, 3, 1).numpy())
+    assert embeddings.shape == (64, 12)
+    assert embeddings.std(axis=0).min() > 0
+    trunk = run._network.encoder.state_dict()
+    following = trainer(dataclasses.replace(LITE0, start_from=str(tmp_path)))._network.encoder.state_dict()
+    assert following.keys() == trunk.keys()
+    for name, value in following.items():
+        assert torch.allclose(value.float(), trunk[name].float(), rtol=1e-3, atol=1e-6), name  # fp16
+
+
 def test_the_average_is_what_is_written(tmp_path: Path) -> None:
     run = trainer(dataclasses.replace(TINY, average_decay=0.5), tmp_path)
     history = []
@@ -336,6 +425,10 @@ def test_every_recipe_runs_from_data_to_embeddings(
 ) -> None:
     """Each as it stands but for the size of images, batch and schedule, and where it starts from."""
     recipe = RECIPES[name]
+    start = str(random_folder)
+    if recipe.architecture != "resnet18":
+        start = str(tmp_path / "start.safetensors")
+        save_file(build_network(recipe.architecture).state_dict(), start)
     data = tmp_path / "data"
     data.mkdir()
     for folder in recipe.datasets:
@@ -346,7 +439,7 @@ def test_every_recipe_runs_from_data_to_embeddings(
         crop_size=32,
         epochs=1,
         batch_size=32,
-        start_from=str(random_folder) if recipe.start_from else "",
+        start_from=start if recipe.start_from else "",
     )
     out = loop.train(small, data, tmp_path / "out", device="cpu", show_progress=False)
     assert out is not None

@@ -32,7 +32,7 @@ class TinyNetwork(nn.Module):
 
 def use_tiny_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever architecture a folder names, load it as this one."""
-    monkeypatch.setattr("fergeneral.encoder.build_network", lambda architecture: TinyNetwork())
+    monkeypatch.setattr("fergeneral.encoder.build_network", lambda architecture, size: TinyNetwork())
 
 
 def tiny_state(seed: int = 0) -> dict[str, torch.Tensor]:

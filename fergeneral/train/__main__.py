@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import traceback
@@ -23,6 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--recipe", required=True, metavar="NAME", choices=RECIPES, help=f"one of: {', '.join(RECIPES)}"
     )
+    parser.add_argument(
+        "--start-from",
+        metavar="ENCODER",
+        help="in place of what the recipe starts from: an encoder's name, folder or Hub repository, or a .safetensors "
+        "file of the architecture's weights under timm's names",
+    )
     parser.add_argument("--data", required=True, metavar="DIR", help="folder that holds the recipe's data sets")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for checkpoint, logs and the encoder")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
@@ -41,9 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not os.path.isdir(options.data):
         parser.error(f"argument --data: there is no folder {options.data}")
+    recipe = find_recipe(options.recipe)
+    if options.start_from:
+        recipe = dataclasses.replace(recipe, start_from=options.start_from)
     try:
         done = train(
-            find_recipe(options.recipe),
+            recipe,
             options.data,
             options.out,
             device=options.device,

@@ -26,9 +26,13 @@ class Recipe:
     datasets: tuple[str, ...] = ("rafdb", "affectnet")  # folders below --data; their train splits
     repeats: tuple[int, ...] = ()  # how often an epoch goes through each of them; once where empty
     expression_repeats: tuple[int, ...] = ()  # times those of each of EXPRESSIONS; once where empty
-    start_from: str = ""  # an encoder's name, folder or Hub repository to go on from; from scratch where empty
+    # An encoder's name, folder or Hub repository to go on from, or the path of a .safetensors file of the
+    # architecture's weights under timm's names; from scratch where empty.
+    start_from: str = ""
+    frozen: tuple[str, ...] = ()  # modules of the encoder, by timm's names, that stay as they start
     architecture: str = "resnet18"
     crop_size: int = 112  # of the encoder that is written
+    embedding_size: int = 0  # of the encoder that is written, see narrow.py; 0: all features of the architecture
     stages: tuple[Stage, ...] = (Stage(112, 1.0),)  # progressive resolution where there are several
     epochs: float = 100
     batch_size: int = 128  # images, over all processes; each is seen in two views
@@ -181,6 +185,22 @@ _CYCLE_2 = dataclasses.replace(
     stages=(Stage(80, 0.35), Stage(96, 0.65)),
 )
 
+# From ImageNet instead of from scratch: EfficientNet-Lite0 as scripts/imagenet_start.py writes it.
+_LITE0 = dataclasses.replace(
+    _CYCLE_2,
+    name="general-lite0",
+    architecture="efficientnet_lite0",
+    start_from="efficientnet_lite0.safetensors",
+    frozen=("conv_stem", "bn1", "blocks.0", "blocks.1"),
+    crop_size=112,
+    embedding_size=512,
+    stages=(Stage(80, 0.45), Stage(112, 0.55)),
+    average_decay=0.998,
+    learning_rate=1e-3,
+    warmup_epochs=0.05,
+    objective_ramp=(0.03, 0.12),
+)
+
 # The same two on a GPU: from scratch, at 112 px throughout, longer, with larger batches and a higher rate. Not yet run
 # on one.
 _ON_GPU: dict[str, Any] = {
@@ -203,6 +223,7 @@ RECIPES = {
         _GENERAL_CPU,
         _CYCLE,
         _CYCLE_2,
+        _LITE0,
         dataclasses.replace(_CRS_CONT_CPU, name="crs-cont-r18", **_ON_GPU),
         dataclasses.replace(_GENERAL_CPU, name="general-r18", **_ON_GPU),
     )

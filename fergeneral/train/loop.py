@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -15,26 +16,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fergeneral.datasets import COARSE_LABELS, EXPRESSIONS
 from fergeneral.encoder import EncoderConfig, build_network
-from fergeneral.errors import TrainingError
+from fergeneral.errors import DataError, TrainingError
 from fergeneral.hub import TRAINING_FILE, load_encoder, save_folder
 from fergeneral.storage import whole_file
 from fergeneral.train.augment import draw_parameters, make_views
 from fergeneral.train.checkpoint import Run, checkpoint_exists
 from fergeneral.train.config import Recipe
 from fergeneral.train.data import TrainingSet, load_training_set
+from fergeneral.train.depthwise import compute_depthwise_gradients_in_float32
 from fergeneral.train.distributed import Processes, gather
 from fergeneral.train.log import Log
+from fergeneral.train.narrow import narrow
 from fergeneral.train.objective import CRSContLoss, SimCLR, SupCon
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 _LOG_EVERY = 20  # steps
 _STORAGE_FACTOR = 1.25  # images are kept this much larger than a stage's input, since views are crops of them
+_NARROWED_BY = 8192  # images
 _COLLAPSED_SPREAD = 0.01
 _COLLAPSED_LOGS = 5  # in a row, before a run is given up
 
@@ -55,7 +61,10 @@ class PretrainingNetwork(nn.Module):
         super().__init__()
         self.encoder = build_network(recipe.architecture)
         if recipe.start_from:
-            self.encoder.load_state_dict(load_encoder(recipe.start_from, device="cpu").state_dict())
+            _start(self.encoder, recipe.start_from)
+        for name in recipe.frozen:
+            self.encoder.get_submodule(name).eval().requires_grad_(False)
+        compute_depthwise_gradients_in_float32(self.encoder)
         width = self.embedding_size = int(self.encoder.num_features)  # type: ignore[arg-type]
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, recipe.projection_size))
         self.coarse = nn.Linear(recipe.projection_size, len(COARSE_LABELS))
@@ -323,11 +332,28 @@ class Trainer:
         if self.processes.is_first:
             average = self.run.average
             encoder = self._network.encoder if average is None else average.module
+            if self.recipe.embedding_size:
+                encoder = copy.deepcopy(encoder)
+                self._narrow(encoder)
             written = save_folder(self.out, encoder.state_dict(), self.encoder_config())
             with whole_file(self.out / TRAINING_FILE) as path:
                 record = {**self.record(), "weights_sha256": written.weights_sha256}
                 path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         return self.out
+
+    def _narrow(self, encoder: nn.Module) -> None:
+        """To the recipe's embedding_size, by the features of some thousand training images as they are."""
+        some = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(0))[:_NARROWED_BY]
+        encoder.eval()
+        size = self.recipe.crop_size
+        with torch.inference_mode():
+            features = torch.cat(
+                [
+                    encoder((F.interpolate(rgb.to(self.processes.device) / 255, (size, size)) - self._mean) / self._std)
+                    for rgb in self.images.pixels[some, :3].split(64)
+                ]
+            )
+        narrow(encoder, features.float().cpu(), self.recipe.embedding_size)
 
     def record(self) -> dict[str, Any]:
         """What training.json will say: the recipe and what the run took, for the model card."""
@@ -353,7 +379,7 @@ class Trainer:
         return EncoderConfig(
             model_id=recipe.name,
             architecture=recipe.architecture,
-            embedding_size=self._network.embedding_size,
+            embedding_size=recipe.embedding_size or self._network.embedding_size,
             crop_size=recipe.crop_size,
             training_data=tuple(f"{name} (train)" for name in recipe.datasets),
             license="research only, non-commercial: see the model card",
@@ -372,6 +398,26 @@ def _optimizer(recipe: Recipe, network: nn.Module, *, fused: bool) -> torch.opti
         weight_decay=decay,
         fused=fused,
     )
+
+
+def _start(network: nn.Module, start_from: str) -> None:
+    """Give `network` the weights of an encoder, or those in a .safetensors file, as far as they fit."""
+    if start_from.endswith(".safetensors"):
+        try:
+            weights = load_file(start_from)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{start_from}, which the recipe starts from, cannot be read: {error}") from error
+    else:
+        weights = load_encoder(start_from, device="cpu").state_dict()
+    wanted = network.state_dict()
+    misfits = [name for name in wanted if name not in weights or weights[name].shape != wanted[name].shape]
+    if misfits:
+        shown = ", ".join(misfits[:3]) + (", ..." if len(misfits) > 3 else "")
+        raise TrainingError(
+            f"{start_from} does not hold the recipe's architecture: of {len(wanted)} tensors, {len(misfits)} are "
+            f"missing or of another shape ({shown})"
+        )
+    network.load_state_dict({name: weights[name] for name in wanted})  # without a classifier that they may have
 
 
 def _computes_bf16(device: torch.device) -> bool:
