@@ -290,8 +290,22 @@ def _recipe(training: Row | None) -> str:
     fields = f"```json\n{json.dumps(recipe, indent=2)}\n```"
     return (
         f"## Training\n\n```sh\n{training['command'].strip()}\n```\n\n" + "\n".join(lines) + "\n\n"
-        f"<details><summary>All fields of the recipe</summary>\n\n{fields}\n\n</details>"
+        f"{_history_table(training)}<details><summary>All fields of the recipe</summary>\n\n{fields}\n\n</details>"
     )
+
+
+def _history_table(training: Row) -> str:
+    """The runs before this one; "" where there were none."""
+    rows = training.get("history") or []
+    if not rows:
+        return ""
+    lines = [
+        f"| `{row['name']}` | {row['started_from'] or 'random weights'} | {row['date']} | "
+        f"{_cost(float(row['minutes']), row['device'])} | {row['images_drawn']:,} |"
+        for row in rows
+    ]
+    head = "| run | started from | date | cost | images drawn |\n| --- | --- | --- | --- | --- |"
+    return "Runs before it:\n\n" + "\n".join([head, *lines]) + "\n\n"
 
 
 def _cost(minutes: float, device: str) -> str:

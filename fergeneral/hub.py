@@ -190,6 +190,14 @@ def load_encoder(
     return load_folder(_download(str(name_or_path), revision, local_files_only), device)
 
 
+def training_record(name_or_path: str | Path) -> dict[str, Any] | None:
+    """The training.json of packaged weights or of a folder; None where there is none, and for a Hub repository."""
+    folders = [Path(name_or_path), *(folder for folder in _packaged_folders() if folder.name == str(name_or_path))]
+    file = next((folder / TRAINING_FILE for folder in folders if (folder / TRAINING_FILE).is_file()), None)
+    record = None if file is None else _read_record(file)
+    return None if record is None else dict(record)
+
+
 def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
     """Load model.safetensors + config.json: all of it is checked, none of it is run.
 

@@ -211,6 +211,16 @@ def test_weak_points_are_read_from_the_report(card: str) -> None:
     assert "low resolution, 16 px: accuracy 0.543 in place of 0.812" in text
 
 
+def test_earlier_runs_are_listed() -> None:
+    run = {"name": "first", "minutes": 90.0, "device": "cpu (2 threads)", "images_drawn": 1234567, "date": "2026-11-20"}
+    second = {**run, "name": "second", "started_from": "first", "minutes": 7.5, "device": "NVIDIA H200"}
+    history = [{**run, "started_from": None}, second]
+    text = section(model_card(CONFIG, training={**TRAINING, "history": history}), "## Training")
+    assert "| `first` | random weights | 2026-11-20 | 90 minutes on cpu (2 threads), no GPU | 1,234,567 |" in text
+    assert "| `second` | first | 2026-11-20 | 8 GPU-minutes (7.5 minutes on NVIDIA H200) | 1,234,567 |" in text
+    assert "Runs before it" not in model_card(CONFIG, training={**TRAINING, "history": []})
+
+
 def test_the_training_record_is_told(card: str) -> None:
     text = section(card, "## Training")
     assert f"```sh\n{TRAINING['command']}\n```" in text

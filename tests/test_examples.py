@@ -26,8 +26,6 @@ from fergeneral.cli import main
 from fergeneral.jobs import Summary
 from fergeneral.storage import FaceTable
 
-README = (ROOT / "README.md").read_text()
-
 
 @pytest.fixture
 def photos_folder(portraits: list[Path], tmp_path: Path) -> Path:
@@ -78,10 +76,22 @@ def test_every_example_has_a_test() -> None:
 
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_readme_has_its_python() -> None:
+def snippets(file: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", file.read_text(), flags=re.DOTALL)
+
+
+# Their Python is run as it stands, block by block; that of the others by tests of their own below.
+PYTHON = [
+    pytest.param(code, id=f"{file.name}, {number}")
+    for file in DOCUMENTS
+    if file.name in ("README.md", "scikit-learn.md", "videos.md")
+    for number, code in enumerate(snippets(file))
+]
+
+
+def test_the_documents_have_their_python() -> None:
     assert len(PYTHON) == 5
 
 
@@ -97,21 +107,21 @@ def write_video(path: Path) -> None:
         container.mux(stream.encode())
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_the_readmes_python_runs(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("code", PYTHON)
+def test_the_documents_python_runs(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if "my_photos" in PYTHON[number]:
+    if "my_photos" in code:
         write_photos(tmp_path / "my_photos")
-    if "clip.mp4" in PYTHON[number]:
+    if "clip.mp4" in code:
         write_video(tmp_path / "clip.mp4")
     shutil.copytree(PHOTOS, "examples/photos")
     shutil.copytree(ROOT / "examples" / "london", "examples/london")
-    exec(compile(PYTHON[number], f"README.md, {number}", "exec"), {"__name__": "__main__"})
+    exec(compile(code, "document", "exec"), {"__name__": "__main__"})
     printed = capsys.readouterr().out
     assert printed
-    if "extract_video" in PYTHON[number]:
+    if "extract_video" in code:
         assert [float(line.split()[0]) for line in printed.splitlines()] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
         assert printed.count("[(0, 0.9") == 5
 
@@ -147,7 +157,22 @@ def commands(file: Path) -> list[str]:
 PARSED = ("--engine ray", "fergeneral.train")
 # Neither: `pip install` is run by .ci/run (the two lines with &&), benchmarks need the data sets and take minutes, and
 # web servers run until they are stopped.
-NOT_PARSED = ("pip install", "python benchmarks/", "OMP_NUM_THREADS=1 uvicorn", "OMP_NUM_THREADS=1 gunicorn")
+NOT_PARSED = (
+    "pip install",
+    "pip download",
+    "python benchmarks/",
+    "python scripts/",
+    "OMP_NUM_THREADS=1 uvicorn",
+    "OMP_NUM_THREADS=1 gunicorn",
+)
+RUN = ("README.md", "command-line.md", "jobs.md")  # documents whose commands are run, in their order
+RUN_COMMANDS = [
+    (file.stem, line)
+    for file in DOCUMENTS
+    if file.name in RUN
+    for line in commands(file)
+    if line.startswith("fergeneral ")
+]
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +200,15 @@ def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", [line for line in commands(ROOT / "README.md") if line.startswith("fergeneral ")])
-def test_the_readmes_commands_run(command: str, named_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In their order, in one folder. In this process, since each of its own would load torch first."""
-    monkeypatch.chdir(named_files)
+@pytest.mark.parametrize(("document", "command"), RUN_COMMANDS)
+def test_the_documents_commands_run(
+    document: str, command: str, named_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order, in one folder per document. In this process, since each of its own would load torch first."""
+    folder = named_files.parent / f"{named_files.name}-{document}"
+    if not folder.exists():
+        shutil.copytree(named_files, folder)
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(named_files / "cache"))
     asked: list[dict[str, Any]] = []
     if PARSED[0] in command:
@@ -195,10 +225,8 @@ def test_the_readmes_commands_run(command: str, named_files: Path, monkeypatch: 
     assert [options["address"] for options in asked] == (["auto"] if PARSED[0] in command else [])
 
 
-@pytest.mark.parametrize("command", [line for line in commands(ROOT / "README.md") if PARSED[1] in line])
-def test_the_readmes_training_commands_are_parsed(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("command", [line for file in DOCUMENTS for line in commands(file) if PARSED[1] in line])
+def test_training_commands_are_parsed(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fergeneral.train import __main__ as module
 
     (tmp_path / "DATA").mkdir()
@@ -220,7 +248,7 @@ def test_the_readmes_training_commands_are_parsed(
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_is_one_of_these(file: Path) -> None:
-    ran = "fergeneral " if file.name in ("README.md", "classifier.md") else NOT_PARSED[0]
+    ran = "fergeneral " if file.name in (*RUN, "classifier.md") else NOT_PARSED[0]
     for command in commands(file):
         assert command.startswith((ran, *NOT_PARSED)) or PARSED[1] in command, command
 
@@ -237,11 +265,7 @@ def test_pip_is_told_to_install_what_there_is(file: Path) -> None:
         assert not wanted or set(wanted.split(",")) <= set(extras), wanted
 
 
-def snippets(name: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), flags=re.DOTALL)
-
-
-@pytest.mark.parametrize("code", snippets("tables.md"))
+@pytest.mark.parametrize("code", snippets(ROOT / "docs" / "tables.md"))
 def test_the_snippets_that_read_tables(
     code: str,
     extractor: ExpressionExtractor,
@@ -263,7 +287,7 @@ def test_the_snippets_and_the_command_of_classifiers(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "examples", "examples")
-    fit, from_lists = snippets("classifier.md")
+    fit, from_lists = snippets(ROOT / "docs" / "classifier.md")
     exec(compile(fit, "classifier.md", "exec"), {})
     printed = capsys.readouterr().out
     (shown,) = re.findall(r"```\n(logistic.*?)```", (ROOT / "docs" / "classifier.md").read_text(), flags=re.DOTALL)
@@ -283,7 +307,7 @@ def test_the_snippets_with_worker_processes(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("a", "b"):
         shutil.copy(PHOTOS / "three_faces.jpg", tmp_path / "photos" / f"{name}.jpg")
-    parts = [code for code in snippets("serving.md") if "__main__" in code]
+    parts = [code for code in snippets(ROOT / "docs" / "serving.md") if "__main__" in code]
     assert len(parts) == 3
     (tmp_path / "script.py").write_text("\n".join(parts))
     printed = run("script.py", folder=tmp_path).splitlines()
@@ -292,7 +316,7 @@ def test_the_snippets_with_worker_processes(tmp_path: Path) -> None:
 
 def test_the_snippet_that_exports_the_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = (code for code in snippets("serving.md") if "torch_module" in code)
+    (code,) = (code for code in snippets(ROOT / "docs" / "serving.md") if "torch_module" in code)
     exec(compile(code, "serving.md", "exec"), {})
     module = torch.export.load("encoder.pt2").module()
     assert module(torch.zeros(3, 96, 96, 3, dtype=torch.uint8)).shape == (3, 512)
@@ -302,7 +326,7 @@ def test_the_web_server(extractor: ExpressionExtractor) -> None:
     from fastapi.testclient import TestClient
 
     names: dict[str, Any] = {}
-    (code,) = (code for code in snippets("serving.md") if "FastAPI" in code)
+    (code,) = (code for code in snippets(ROOT / "docs" / "serving.md") if "FastAPI" in code)
     exec(compile(code, "serving.md", "exec"), names)
     client = TestClient(names["app"])
     photo = PHOTOS / "three_faces.jpg"

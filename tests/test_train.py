@@ -364,6 +364,19 @@ def test_a_recipe_may_write_narrow_embeddings_and_the_next_one_goes_on(tmp_path:
         assert torch.allclose(value.float(), trunk[name].float(), rtol=1e-3, atol=1e-6), name  # fp16
 
 
+def test_the_record_lists_the_runs_before(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    starts = ["", *map(str, folders)]
+    for folder, start in zip(folders, starts, strict=False):
+        trainer(dataclasses.replace(TINY, name=folder.name, start_from=start), folder).write_encoder()
+    history = json.loads((folders[2] / "training.json").read_text())["history"]
+    assert [(run["name"], run["started_from"]) for run in history] == [("a", None), ("b", starts[1])]
+    for run, folder in zip(history, folders, strict=False):
+        assert run["weights_sha256"] == ExpressionExtractor.from_pretrained(folder).config.weights_sha256
+    packaged = trainer(dataclasses.replace(TINY, start_from="general-r18-cpu")).record()["history"]
+    assert [run["name"] for run in packaged] == ["crs-cont-cpu", "general-r18-cpu"]
+
+
 def test_the_average_is_what_is_written(tmp_path: Path) -> None:
     run = trainer(dataclasses.replace(TINY, average_decay=0.5), tmp_path)
     history = []

@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fergeneral.datasets import COARSE_LABELS, EXPRESSIONS
 from fergeneral.encoder import EncoderConfig, build_network
 from fergeneral.errors import DataError, TrainingError
-from fergeneral.hub import TRAINING_FILE, load_encoder, save_folder
+from fergeneral.hub import TRAINING_FILE, load_encoder, save_folder, training_record
 from fergeneral.storage import whole_file
 from fergeneral.train.augment import draw_parameters, make_views
 from fergeneral.train.checkpoint import Run, checkpoint_exists
@@ -371,6 +371,7 @@ class Trainer:
             "torch": torch.__version__,
             "date": time.strftime("%Y-%m-%d"),
             "started_from": self.recipe.start_from or None,
+            "history": _history(self.recipe.start_from),
         }
 
     def encoder_config(self) -> EncoderConfig:
@@ -398,6 +399,18 @@ def _optimizer(recipe: Recipe, network: nn.Module, *, fused: bool) -> torch.opti
         weight_decay=decay,
         fused=fused,
     )
+
+
+def _history(start_from: str) -> list[dict[str, Any]]:
+    """The runs before this one, oldest first: of each what its record says, but for the recipe, of which the name."""
+    record = training_record(start_from) if start_from else None
+    if record is None:
+        return []
+    before = record.get("history")
+    if before is None:  # written by 0.3.0 or older
+        before = _history(record.get("started_from") or "")
+    fields = ("command", "minutes", "device", "images_drawn", "date", "started_from", "weights_sha256")
+    return [*before, {"name": record["recipe"]["name"], **{field: record.get(field) for field in fields}}]
 
 
 def _start(network: nn.Module, start_from: str) -> None:
