@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import pkgutil
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
 from fergeneral.alignment import cut_face
 from fergeneral.errors import ImageError
 from fergeneral.mtcnn import MTCNNDetector
-from fergeneral.types import Detection, Detector
+from fergeneral.types import DETECTORS, Detection, Detector
 from fergeneral.yunet import YuNetDetector
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Found", "MTCNNDetector", "YuNetDetector", "detect_faces", "find_faces", "make_detector"]
 
@@ -28,7 +31,7 @@ def make_detector(
     Parameters
     ----------
     detector : Detector or str, optional
-        "mtcnn" (the default), "yunet", or an object of one's own.
+        A name of `fergeneral.types.DETECTORS`: "mtcnn" (the default) or "yunet"; or an object of one's own.
     device : str or torch.device
         Where MTCNN runs; YuNet always runs on the CPU.
     min_face_size : int, optional
@@ -43,18 +46,20 @@ def make_detector(
     MissingExtraError
         For "yunet" without ONNX Runtime.
     """
-    if detector is None or (isinstance(detector, str) and detector == "mtcnn"):
-        return MTCNNDetector(min_face_size=min_face_size, device=device)
-    if isinstance(detector, str) and detector == "yunet":
-        return YuNetDetector(min_face_size=min_face_size)
-    if isinstance(detector, str):
-        raise ValueError(f"detector must be 'mtcnn', 'yunet' or an object with a method detect, got {detector!r}")
+    if detector is None or isinstance(detector, str):
+        name = next(iter(DETECTORS)) if detector is None else detector
+        if name not in DETECTORS:
+            names = ", ".join(map(repr, DETECTORS))
+            raise ValueError(f"detector must be {names} or an object with a method detect, got {detector!r}")
+        made: Detector = pkgutil.resolve_name(DETECTORS[name])(min_face_size=min_face_size, device=device)
+        return made
     if not callable(getattr(detector, "detect", None)):
         raise TypeError(f"detector must have a method detect(image) -> list[Detection], got {type(detector).__name__}")
     if min_face_size is not None:
         raise ValueError(
-            f"min_face_size goes with detector='mtcnn' or 'yunet', not with an object ({type(detector).__name__}); "
-            f"set it where the object is made, as in MTCNNDetector(min_face_size={min_face_size!r})"
+            f"min_face_size goes with a detector's name ({', '.join(DETECTORS)}), not with an object "
+            f"({type(detector).__name__}); set it where the object is made, as in "
+            f"MTCNNDetector(min_face_size={min_face_size!r})"
         )
     return detector
 

@@ -59,7 +59,10 @@ _FIELD_KINDS: dict[str, type | tuple[type, ...]] = {
 _PLAN_BATCH = 100_000  # paths written at once
 _short = reprlib.Repr()  # a damaged manifest may hold anything, of any length and depth
 _short.maxstring = 100
-_DETECTOR_SETTINGS = ("min_face_size", "score_threshold")  # of this package's detectors
+_OLD_DETECTORS = {  # what manifests had until 0.3.0 in place of a detector's name
+    "fergeneral.mtcnn.MTCNNDetector": "mtcnn",
+    "fergeneral.yunet.YuNetDetector": "yunet",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +128,10 @@ class Manifest:
         for name, kind in _FIELD_KINDS.items():
             if not isinstance(values[name], kind):
                 raise DataError(f"{path} is damaged: {name} is {_short.repr(values[name])}")
-        return cls(**{**values, "totals": _totals(values["totals"], path)})
+        options = values["options"]
+        if isinstance(name := options.get("detector"), str):
+            options = {**options, "detector": _OLD_DETECTORS.get(name, name)}
+        return cls(**{**values, "options": options, "totals": _totals(values["totals"], path)})
 
     def check(self, now: Manifest, output: Path) -> None:
         """Raise DataError that names what differs, if a job with the manifest `now` must not go on with this one."""
@@ -154,13 +160,14 @@ def _totals(values: dict[str, Any] | None, path: Path) -> Summary | None:
 
 
 def job_options(model: ExpressionExtractor | ExpressionClassifier) -> dict[str, Any]:
-    """What decides the rows beside the weights, for `Job.open`: the detector's class and its settings, and the head."""
+    """What decides the rows beside the weights, for `Job.open`: the detector and its settings, and the head."""
     detector = extractor_of(model).detector
     kind = type(detector)
-    settings = {name: getattr(detector, name) for name in _DETECTOR_SETTINGS if hasattr(detector, name)}
+    name = getattr(detector, "name", f"{kind.__module__}.{kind.__qualname__}")
+    settings = dict(detector.settings()) if hasattr(detector, "settings") else {}
     if (used := _classifier(model)) is not None:
         settings |= {"head": used.head.name, "head_sha256": used.head.sha256, "min_confidence": used.min_confidence}
-    return {"detector": f"{kind.__module__}.{kind.__qualname__}", **settings}
+    return {**settings, "detector": name}
 
 
 def classes_of(model: ExpressionExtractor | ExpressionClassifier) -> tuple[str, ...] | None:

@@ -76,6 +76,8 @@ class MTCNNDetector:
         For a `min_face_size` that is not an integer, or is too small.
     """
 
+    name = "mtcnn"
+
     def __init__(self, *, min_face_size: int | None = None, device: str | torch.device = "cpu") -> None:
         self.min_face_size = check_min_face_size(min_face_size, _FIELD)
         place = torch.device(device)
@@ -89,6 +91,10 @@ class MTCNNDetector:
         the threads that use them.
         """
         return functools.partial(type(self), min_face_size=self.min_face_size, device=self._device), ()
+
+    def settings(self) -> dict[str, Any]:
+        """What decides which faces are found."""
+        return {"min_face_size": self.min_face_size}
 
     @thread_limit(1)
     def detect(self, image: Image.Image) -> list[Detection]:

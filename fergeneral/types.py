@@ -146,9 +146,18 @@ class VideoFrame(NamedTuple):
     faces: list[TrackedFace]
 
 
+# The detectors that go by a name: where their classes are, so that only the one that is used is imported. A class takes
+# `min_face_size` and `device`, has `detect`, and states `name` and `settings()`, which jobs store.
+DETECTORS = {"mtcnn": "fergeneral.mtcnn:MTCNNDetector", "yunet": "fergeneral.yunet:YuNetDetector"}
+
+
 @runtime_checkable
 class Detector(Protocol):
-    """Anything with this method can be given as `detector`; it must be safe to call from several threads."""
+    """Anything with this method can be given as `detector`; it must be safe to call from several threads.
+
+    Jobs store a detector's `name` (str) and `settings()` (dict, ready for JSON) where it has them, else its class, and
+    are resumed with the same alone.
+    """
 
     def detect(self, image: Image.Image) -> list[Detection]:
         """All faces in an upright PIL image of mode RGB, in any order; an empty list where there is none."""

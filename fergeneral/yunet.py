@@ -51,6 +51,8 @@ class YuNetDetector:
     min_face_size : int, optional
         The shorter side, in pixels of the image, of the smallest face looked for; 1 or more. By default 40, or
         sqrt(width * height) / 48 where that is more (above 3.7 megapixels): see MTCNNDetector.
+    device : str or torch.device
+        As other detectors take it; YuNet always runs on the CPU.
     score_threshold : float
         Faces that neither YuNet nor O-Net gives so high a score are left out; between 0 and 1.
 
@@ -62,11 +64,14 @@ class YuNetDetector:
         For a file that cannot be read or whose SHA-256 is wrong.
     """
 
+    name = "yunet"
+
     def __init__(
         self,
         model: str | Path | None = None,
         *,
         min_face_size: int | None = None,
+        device: str | torch.device = "cpu",
         score_threshold: float = SCORE_THRESHOLD,
     ) -> None:
         if not 0 < score_threshold < 1:
@@ -85,6 +90,10 @@ class YuNetDetector:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._session = _session(self._model)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides which faces are found."""
+        return {"min_face_size": self.min_face_size, "score_threshold": self.score_threshold}
 
     @thread_limit(1)
     @inference(torch.device("cpu"))

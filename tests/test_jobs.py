@@ -27,9 +27,11 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from job_runs import KILLED_JOBS, CountedFaces, PlainExtractor, content, draw_photos, job
+from PIL import Image
 
-from fergeneral import DataError, ExpressionExtractor, Face, __version__
+from fergeneral import DataError, Detection, ExpressionExtractor, Face, __version__
 from fergeneral.cli import main
+from fergeneral.detection import MTCNNDetector
 from fergeneral.encoder import Encoder, build_network, weights_sha256
 from fergeneral.hub import load_folder
 from fergeneral.jobs import (
@@ -38,6 +40,7 @@ from fergeneral.jobs import (
     Summary,
     check_output,
     face_parts,
+    job_options,
     run_job,
     write_shard,
 )
@@ -418,6 +421,35 @@ def manifest(**changes: Any) -> bytes:
     values = {"model_id": "m", "weights_sha256": "ab", "embedding_size": 8, "totals": None, "format_version": 1}
     options = {"detector": "mtcnn", "shard_rows": 10000}
     return json.dumps({**values, "options": options, "fergeneral_version": "0", **changes}).encode()
+
+
+def test_detectors_are_stored_by_stable_names(extractor: ExpressionExtractor, out: Path) -> None:
+    """Not by the module that they are in today; manifests of 0.3.0 and older, which were, are read."""
+
+    class Own:
+        def detect(self, image: Image.Image) -> list[Detection]:
+            return []
+
+    class Named(Own):
+        name = "retina"
+
+        def settings(self) -> dict[str, Any]:
+            return {"threshold": 0.5}
+
+    def options(detector: Any) -> dict[str, Any]:
+        return job_options(ExpressionExtractor(extractor.encoder, detector))
+
+    assert options("mtcnn") == {"detector": "mtcnn", "min_face_size": None}
+    assert options(MTCNNDetector(min_face_size=60)) == {"detector": "mtcnn", "min_face_size": 60}
+    assert options("yunet").keys() == {"detector", "min_face_size", "score_threshold"}
+    assert options(Own())["detector"].endswith(".Own")
+    assert options(Named()) == {"detector": "retina", "threshold": 0.5}
+    opened(out).finish()
+    path = out / "manifest.json"
+    path.write_text(path.read_text().replace('"mtcnn"', '"fergeneral.mtcnn.MTCNNDetector"'))
+    assert opened(out).finish() == Summary()
+    with pytest.raises(DataError, match="detector is 'mtcnn' there, 'yunet' now"):
+        opened(out, options={"detector": "yunet"})
 
 
 @pytest.mark.parametrize(

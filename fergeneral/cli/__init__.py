@@ -18,6 +18,7 @@ from fergeneral import __version__
 from fergeneral.cli import predict
 from fergeneral.console import JsonLines, PrintedTable, printable, say
 from fergeneral.errors import DataError, FergeneralError, ImageError, positive_integer
+from fergeneral.types import DETECTORS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -147,7 +148,9 @@ def _parser() -> argparse.ArgumentParser:
         help="leave out the worse conditions, or with --head finding faces again (much quicker)",
     )
     evaluate.add_argument(
-        "--second-detector", choices=("yunet",), help="also find the faces again with it (needs fergeneral[yunet])"
+        "--second-detector",
+        choices=list(DETECTORS)[1:],
+        help="also find the faces again with it (yunet needs fergeneral[yunet])",
     )
     evaluate.add_argument("--head", metavar="NAME", help="judge this head instead: packaged, a folder, or on the Hub")
     evaluate.add_argument(
@@ -254,7 +257,10 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_detector_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--detector", choices=("mtcnn", "yunet"), default="mtcnn", help="yunet is faster and needs fergeneral[yunet]"
+        "--detector",
+        choices=list(DETECTORS),
+        default=next(iter(DETECTORS)),
+        help="yunet is faster and needs fergeneral[yunet]",
     )
     parser.add_argument(
         "--min-face-size",
