@@ -32,8 +32,9 @@ _CPU_BATCH = 32
 # Fewer crops go through on one thread: with three on two, `extract` gains a fifth on the clock for 60 % more CPU time,
 # most of it spent on waiting.
 _FEW = 4
-# All that config.json may name: from a name like "hf-hub:..." or "local-dir:..." timm loads what lies there.
-_ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "efficientnet_lite0")
+# Architectures whose folding (see CropNetwork) the tests compare with the network as it is; others are compared when
+# they are loaded.
+_FOLDED = ("resnet18", "resnet34", "resnet50", "efficientnet_lite0")
 _LONGEST_LINE = 1000  # characters
 _NUMBERS = (("mean", (3,), 0, 1), ("std", (3,), 0.001, 1000), ("template", (5, 2), -1, 2))  # field, shape, range
 _LEAST_EYE_DISTANCE = 0.05  # of the crop's side
@@ -97,8 +98,8 @@ class EncoderConfig:
                 fail(field, f"a string of at most {_LONGEST_LINE} printable characters")
         if not self.model_id:
             fail("model_id", "a name")
-        if self.architecture not in _ARCHITECTURES:
-            fail("architecture", f"one of {', '.join(_ARCHITECTURES)}")
+        if not is_architecture(self.architecture):
+            fail("architecture", "the plain name of an architecture of timm, such as 'resnet18'")
         if self.channel_order != "RGB":
             fail("channel_order", "'RGB'")
         if not (_is_integer(self.crop_size) and 32 <= self.crop_size <= _MAX_CROP_SIZE):
@@ -147,6 +148,19 @@ def _are_numbers(value: Any, shape: tuple[int, ...], low: float, high: float) ->
     )
 
 
+def is_architecture(name: object) -> bool:
+    """Whether timm knows an architecture of this plain name.
+
+    No other name is taken from a file: from one like "hf-hub:..." or "local-dir:..." timm loads what lies there.
+    """
+    return isinstance(name, str) and name.isidentifier() and timm.is_model(name)
+
+
+def feature_size(network: torch.nn.Module) -> int:
+    """How many numbers a timm network without classifier gives."""
+    return int(getattr(network, "head_hidden_size", None) or network.num_features)  # type: ignore[arg-type]
+
+
 def build_network(architecture: str, embedding_size: int | None = None) -> torch.nn.Module:
     """The timm network without classifier: (N, 3, S, S) -> (N, D). Never downloads weights.
 
@@ -154,7 +168,7 @@ def build_network(architecture: str, embedding_size: int | None = None) -> torch
     classifier, of as many "classes"). Its weights are float32, whatever torch's default dtype is, and random.
     """
     network = timm.create_model(architecture, pretrained=False, num_classes=0)
-    if embedding_size not in (None, network.num_features):
+    if embedding_size not in (None, feature_size(network)):
         network.reset_classifier(embedding_size)
     return network.float()
 
@@ -188,27 +202,51 @@ class CropNetwork(torch.nn.Module):
 
     Batch normalisation is folded into the convolutions and `std` into the first of them, so that a pixel costs one
     subtraction. `mean` stays outside: folded into a bias, it would be wrong at the border, where the convolution pads
-    with zeros. `network` itself is left as it is.
+    with zeros. A network that gives other embeddings when folded stays unfolded. `network` itself is left as it is.
     """
 
     mean: torch.Tensor
+    std: torch.Tensor | None
 
     def __init__(self, network: torch.nn.Module, config: EncoderConfig) -> None:
         super().__init__()
-        self.network = _same_tensors(network).eval()
-        _fold_batch_norm(self.network)
-        first = next(module for module in self.network.modules() if isinstance(module, torch.nn.Conv2d))
+        plain = _same_tensors(network).eval()
+        device = next(plain.parameters()).device
         mean, std = (
-            255 * torch.tensor(values, dtype=torch.float32, device=first.weight.device).view(1, 3, 1, 1)
+            255 * torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
             for values in (config.mean, config.std)
         )
-        first.weight = torch.nn.Parameter(first.weight.detach() / std)
         self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.network = plain
+        folded = _folded(plain, std)
+        if config.architecture in _FOLDED or self._gives_the_same(folded, config.crop_size):
+            self.network, self.std = folded, None
         self.requires_grad_(False)
+
+    def _gives_the_same(self, folded: torch.nn.Module, size: int) -> bool:
+        crops = torch.from_numpy(np.resize(np.arange(256, dtype=np.uint8), (1, size, size, 3))).to(self.mean.device)
+        try:
+            with inference(self.mean.device):
+                expected = self(crops)
+                found = folded(crops.permute(0, 3, 1, 2) - self.mean)
+        except Exception:  # of a network that does not take this size, say, which is found out when it is used
+            return False
+        return bool((found - expected).abs().max() <= 1e-4 * expected.abs().max())
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """(N, S, S, 3) uint8 -> (N, D)."""
-        return self.network(crops.permute(0, 3, 1, 2) - self.mean)  # by its strides this is in channels_last
+        pixels = crops.permute(0, 3, 1, 2) - self.mean  # by its strides this is in channels_last
+        return self.network(pixels if self.std is None else pixels / self.std)
+
+
+def _folded(network: torch.nn.Module, std: torch.Tensor) -> torch.nn.Module:
+    folded: torch.nn.Module = _same_tensors(network)
+    _fold_batch_norm(folded)
+    first = next((module for module in folded.modules() if isinstance(module, torch.nn.Conv2d)), None)
+    if first is not None:
+        first.weight = torch.nn.Parameter(first.weight.detach() / std)
+    return folded
 
 
 def _fold_batch_norm(module: torch.nn.Module) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import io
 import json
 import threading
@@ -14,7 +15,7 @@ from PIL import Image
 from torchvision import models, transforms
 
 from fergeneral import ExpressionExtractor, Face, ImageError, ModelError, align_face, extract, list_models, load_image
-from fergeneral.encoder import Encoder, EncoderConfig, _PackedConvolution, build_network, choose_device
+from fergeneral.encoder import Encoder, EncoderConfig, _PackedConvolution, build_network, choose_device, feature_size
 from fergeneral.hub import load_folder
 
 GOLDEN = Path(__file__).parent / "data" / "golden.json"
@@ -74,7 +75,7 @@ def test_encode_against_plain_torchvision(photos: Path) -> None:
     assert same(extractor.encode(crop[None])[0], expected)
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50", "efficientnet_lite0"])
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50", "efficientnet_lite0", "convnext_atto"])
 def test_folding_changes_no_embedding_and_no_weight(architecture: str) -> None:
     """Against the network as it is in float64, fed with normalised pixels; the batch norms' statistics are not trivial,
     and neither mean nor std of the pixels are alike, so that a fold in the wrong place or order shows."""
@@ -85,18 +86,34 @@ def test_folding_changes_no_embedding_and_no_weight(architecture: str) -> None:
             tensor.copy_(torch.rand(tensor.shape) + 0.5)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     mean, std = (0.1, 0.5, 0.9), (0.9, 0.3, 0.5)
-    size = network.num_features
+    size = feature_size(network)
     encoder = Encoder(network, EncoderConfig("a", architecture, size, crop_size=64, mean=mean, std=std), "cpu")
     crops = np.random.default_rng(0).integers(0, 256, (35, 64, 64, 3), dtype=np.uint8)
     pixels = (torch.from_numpy(crops) / 255 - torch.tensor(mean)) / torch.tensor(std)
     with torch.no_grad():
-        expected = network.double().eval()(pixels.double().permute(0, 3, 1, 2)).numpy()
+        expected = copy.deepcopy(network).double().eval()(pixels.double().permute(0, 3, 1, 2)).numpy()
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in encoder._module.modules())
     scale = abs(expected).max()
     for found in (encoder.encode(crops), encoder.encode(list(crops)), encoder.encode(crops, batch_size=3)):
         assert abs(found - expected).max() < 1e-5 * scale
     assert encoder.state_dict().keys() == weights.keys()
     assert all(tensor.equal(weights[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_a_network_that_cannot_be_folded_stays_as_it_is() -> None:
+    """Its batch norms are of branches that add up, so folding them as they are registered would be wrong."""
+    torch.manual_seed(0)
+    network = build_network("mobileone_s0")
+    for name, tensor in network.state_dict().items():
+        if "running_var" in name:
+            tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    encoder = Encoder(network, EncoderConfig("a", "mobileone_s0", 1024, crop_size=64), "cpu")
+    crops = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    mean, std = torch.tensor(encoder.config.mean), torch.tensor(encoder.config.std)
+    with torch.no_grad():
+        expected = network.eval()(((torch.from_numpy(crops) / 255 - mean) / std).permute(0, 3, 1, 2)).numpy()
+    assert abs(encoder.encode(crops) - expected).max() < 1e-5 * abs(expected).max()
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in encoder._module.modules())
 
 
 def test_a_torch_that_cannot_pack_weights_gives_the_same(random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from fergeneral.encoder import build_network
 from fergeneral.train import loop
 from fergeneral.train.__main__ import main
 from fergeneral.train.augment import ViewParameters, draw_parameters, make_views
-from fergeneral.train.config import RECIPES, Recipe, Stage, find_recipe
+from fergeneral.train.config import RECIPES, Recipe, Stage, change_recipe, find_recipe
 from fergeneral.train.data import TrainingSet, load_training_set
 from fergeneral.train.depthwise import compute_depthwise_gradients_in_float32
 from fergeneral.train.distributed import Processes, gather
@@ -522,6 +522,62 @@ def test_recipes_are_what_the_paper_says() -> None:
         assert sum(stage.share for stage in recipe.stages) == pytest.approx(1)
     with pytest.raises(DataError, match="unknown recipe 'nope'; there is: crs-cont-paper"):
         find_recipe("nope")
+
+
+def test_fields_of_a_recipe_are_set_from_text() -> None:
+    changed = change_recipe(
+        TINY,
+        [
+            "architecture=convnext_tiny",
+            "crop_size=64",
+            "stages=[[48,0.5],[64,0.5]]",
+            "epochs=2",
+            "bf16=true",
+            'datasets=["rafdb"]',
+            "learning_rate=0.001",
+            "start_from=",
+        ],
+    )
+    expected = {"architecture": "convnext_tiny", "crop_size": 64, "stages": (Stage(48, 0.5), Stage(64, 0.5))}
+    expected |= {"epochs": 2.0, "bf16": True, "datasets": ("rafdb",), "learning_rate": 0.001}
+    assert changed == dataclasses.replace(TINY, **expected)
+    assert isinstance(changed.epochs, float)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "crop_size",
+        "colour=3",
+        "crop_size=big",
+        "crop_size=64.5",
+        "crop_size=true",
+        "bf16=1",
+        "stages=[48]",
+        "stages=3",
+        "datasets=rafdb",
+        "datasets=3",
+        "epochs=[1]",
+        "epochs=null",
+    ],
+)
+def test_what_is_no_field_or_no_value_is_refused(
+    change: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--recipe", "general-r18", "--data", str(tmp_path), "--out", str(tmp_path), "--set", change])
+    assert ended.value.code == 2
+    assert change.partition("=")[0] in capsys.readouterr().err
+
+
+def test_another_architecture_trains_and_loads(tmp_path: Path) -> None:
+    """Any of timm's; this one gives more numbers than its last stage has, and its batch norms have an activation."""
+    run = trainer(dataclasses.replace(LITE0, architecture="mobilenetv3_small_050"), tmp_path)
+    run.step()
+    run.write_encoder()
+    extractor = ExpressionExtractor.from_pretrained(tmp_path, device="cpu")
+    assert extractor.config.embedding_size == 1024
+    assert copy.deepcopy(extractor).encode([np.zeros((40, 40, 3), dtype=np.uint8)]).shape == (1, 1024)
 
 
 def test_data_at_fault_is_named(faces_folder: Path, tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 import traceback
 from typing import NoReturn
 
-from fergeneral.errors import FergeneralError
-from fergeneral.train.config import RECIPES, find_recipe
+from fergeneral.errors import DataError, FergeneralError
+from fergeneral.train.config import RECIPES, change_recipe, find_recipe
 from fergeneral.train.loop import train
 
 
@@ -25,10 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--recipe", required=True, metavar="NAME", choices=RECIPES, help=f"one of: {', '.join(RECIPES)}"
     )
     parser.add_argument(
-        "--start-from",
-        metavar="ENCODER",
-        help="in place of what the recipe starts from: an encoder's name, folder or Hub repository, or a .safetensors "
-        "file of the architecture's weights under timm's names",
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe, as in --set architecture=convnext_tiny --set crop_size=112 --set "
+        "'stages=[[96, 0.5], [112, 0.5]]'; start_from names an encoder or a .safetensors file (may be repeated)",
     )
     parser.add_argument("--data", required=True, metavar="DIR", help="folder that holds the recipe's data sets")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for checkpoint, logs and the encoder")
@@ -48,9 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not os.path.isdir(options.data):
         parser.error(f"argument --data: there is no folder {options.data}")
-    recipe = find_recipe(options.recipe)
-    if options.start_from:
-        recipe = dataclasses.replace(recipe, start_from=options.start_from)
+    try:
+        recipe = change_recipe(find_recipe(options.recipe), options.set)
+    except DataError as error:
+        parser.error(f"argument --set: {error}")
     try:
         done = train(
             recipe,

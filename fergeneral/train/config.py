@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, get_origin, get_type_hints
 
 from fergeneral.errors import DataError
 
@@ -30,7 +30,7 @@ class Recipe:
     # architecture's weights under timm's names; from scratch where empty.
     start_from: str = ""
     frozen: tuple[str, ...] = ()  # modules of the encoder, by timm's names, that stay as they start
-    architecture: str = "resnet18"
+    architecture: str = "resnet18"  # the plain name of one of timm's
     crop_size: int = 112  # of the encoder that is written
     embedding_size: int = 0  # of the encoder that is written, see narrow.py; 0: all features of the architecture
     stages: tuple[Stage, ...] = (Stage(112, 1.0),)  # progressive resolution where there are several
@@ -236,3 +236,40 @@ def find_recipe(name: str) -> Recipe:
         return RECIPES[name]
     except KeyError:
         raise DataError(f"unknown recipe {name!r}; there is: {', '.join(RECIPES)}") from None
+
+
+def change_recipe(recipe: Recipe, changes: Iterable[str]) -> Recipe:
+    """The recipe with other values, each given as "field=value"; numbers, lists and booleans as in JSON.
+
+    Raises DataError for a field that is not there and a value of another type.
+    """
+    values: dict[str, Any] = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals or name not in recipe.as_json():
+            raise DataError(f"{change!r} is not FIELD=VALUE with a field of a recipe: {', '.join(recipe.as_json())}")
+        try:
+            values[name] = _parsed(text, get_type_hints(Recipe)[name])
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{name} is {json.dumps(recipe.as_json()[name])} in the recipe; {text!r} is no such value"
+            ) from error
+    return dataclasses.replace(recipe, **values)
+
+
+def _parsed(text: str, kind: Any) -> Any:
+    """Raises ValueError or TypeError for what is not of the type `kind`."""
+    if kind is str:
+        return text
+    value = json.loads(text)
+    if kind == tuple[Stage, ...]:
+        return tuple(Stage(int(pixels), float(share)) for pixels, share in value)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise TypeError
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError
+    return value

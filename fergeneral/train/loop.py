@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fergeneral.datasets import COARSE_LABELS, EXPRESSIONS
-from fergeneral.encoder import EncoderConfig, build_network
+from fergeneral.encoder import EncoderConfig, build_network, feature_size
 from fergeneral.errors import DataError, TrainingError
 from fergeneral.hub import TRAINING_FILE, load_encoder, save_folder, training_record
 from fergeneral.storage import whole_file
@@ -65,7 +65,7 @@ class PretrainingNetwork(nn.Module):
         for name in recipe.frozen:
             self.encoder.get_submodule(name).eval().requires_grad_(False)
         compute_depthwise_gradients_in_float32(self.encoder)
-        width = self.embedding_size = int(self.encoder.num_features)  # type: ignore[arg-type]
+        width = self.embedding_size = feature_size(self.encoder)
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, recipe.projection_size))
         self.coarse = nn.Linear(recipe.projection_size, len(COARSE_LABELS))
         self.fine = nn.Linear(width, len(EXPRESSIONS)) if recipe.fine_weight else None
