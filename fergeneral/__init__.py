@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         VideoFrame,
     )
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "ClassifiedFace",

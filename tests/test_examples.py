@@ -86,13 +86,13 @@ def snippets(file: Path) -> list[str]:
 PYTHON = [
     pytest.param(code, id=f"{file.name}, {number}")
     for file in DOCUMENTS
-    if file.name in ("README.md", "scikit-learn.md", "videos.md")
+    if file.name in ("README.md", "extending.md", "scikit-learn.md", "videos.md")
     for number, code in enumerate(snippets(file))
 ]
 
 
 def test_the_documents_have_their_python() -> None:
-    assert len(PYTHON) == 5
+    assert len(PYTHON) == 7
 
 
 def write_video(path: Path) -> None:
@@ -165,7 +165,7 @@ NOT_PARSED = (
     "OMP_NUM_THREADS=1 uvicorn",
     "OMP_NUM_THREADS=1 gunicorn",
 )
-RUN = ("README.md", "command-line.md", "jobs.md")  # documents whose commands are run, in their order
+RUN = ("README.md", "command-line.md", "extending.md", "jobs.md")  # documents whose commands are run, in their order
 RUN_COMMANDS = [
     (file.stem, line)
     for file in DOCUMENTS
