@@ -4,7 +4,7 @@
 
 Writes speed.json and, from it, the table in README.md between the marks, both beside this file. Everything compared is
 run in turn, once a round; costs are medians over the rounds, and a ratio is the median of the rounds' ratios. The cost
-is CPU time (of all threads), which a busy machine changes less than the time on the clock; where the clock is meant,
+is CPU time (of all threads), which a busy machine changes less than the wall-clock time; where the clock is meant,
 it says so. --yunet: YuNet's file (default: the packaged one).
 """
 
@@ -329,8 +329,8 @@ def other_lines(part: dict[str, Any]) -> list[str]:
     for key in [key for key in many if key != "photos"]:
         row(
             f"`extract_many`, {key}, {many['photos']} mixed photos, over a loop of `extract`",
-            f"{many[key]['clock ratio']:.2f} times faster on the clock, {many[key]['cpu ratio']:.2f} times less CPU; "
-            f"{many[key]['photos a second on the clock']:.1f} photos/s",
+            f"{many[key]['clock ratio']:.2f} times faster in wall-clock time, {many[key]['cpu ratio']:.2f} times less "
+            f"CPU; {many[key]['photos a second on the clock']:.1f} photos/s",
         )
     row("`encode`, 32 crops: CPU-ms a crop", f"{ms['torch 32']:.2f} ({ms['torch 1']:.1f} for one crop alone)")
     row("the same, int8 weights", f"{ms['int8 32']:.2f} ({ms['int8 1']:.1f} for one crop alone)")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-INT8_SUFFIX = "-int8"  # of the model_id of weights in 8-bit whole numbers: other numbers, another name
+INT8_SUFFIX = "-int8"  # of the model_id of int8-quantized weights: other numbers, another name
 
 _LOW_RESOLUTION = "low resolution"  # the group of robustness conditions that has a table of its own
 
@@ -213,7 +213,7 @@ def _eval_results(report: Row | None) -> list[Any]:
             task_name="Facial expression recognition, linear probe on frozen embeddings",
             dataset_type=row["test"],
             dataset_name=title_of(row["test"]),
-            dataset_config=None if row["train"] == row["test"] else f"probe fitted on {row['train']}",
+            dataset_config=None if row["train"] == row["test"] else f"probe trained on {row['train']}",
             dataset_split="test",
             metric_type=kind,
             metric_name=name,
@@ -231,7 +231,7 @@ def _eval_results(report: Row | None) -> list[Any]:
 def _head(config: EncoderConfig) -> str:
     size = config.crop_size
     int8 = config.model_id.endswith(INT8_SUFFIX)
-    weights = "`model.onnx` (8-bit whole numbers)" if int8 else "`model.safetensors` (fp16)"
+    weights = "`model.onnx` (int8-quantized)" if int8 else "`model.safetensors` (fp16)"
     return f"""# {config.model_id}
 
 A frozen {config.architecture} that turns an aligned face crop of {size} x {size} pixels into an embedding of its
@@ -345,12 +345,12 @@ def _probe_table(report: Row) -> str:
     with_duplicates = {(row["train"], row["test"]): row for row in _probe_rows(report, near_duplicates="in")}
     intro = (
         "### Linear probe\n\nL2 logistic regression on frozen, standardised embeddings; C is chosen on a part of "
-        "train, then it is fitted on all of train and the test split is read once. Near-duplicates of test images are "
-        "left out of train; in the last column they are not.\n\n"
+        "train, then it is trained on all of train and evaluated once on the test split. Near-duplicates of test images "
+        "are left out of train; in the last column they are not.\n\n"
     )
     header = (
-        "fitted on",
-        "read on",
+        "trained on",
+        "evaluated on",
         "images",
         "pretraining",
         "accuracy",
@@ -373,7 +373,7 @@ def _probe_table(report: Row) -> str:
 
 
 def _transfer_table(report: Row) -> str:
-    """Probes read on another data set than they were fitted on, and by folds of persons."""
+    """Probes evaluated on another data set than they were trained on, and by folds of persons."""
     body = [
         (
             _part(report, row["train"], "train"),
@@ -392,7 +392,7 @@ def _transfer_table(report: Row) -> str:
         )
         for row in _own(report, "subject_folds")
     ]
-    header = ("fitted on", "pretraining", "read on", "pretraining", "images", "accuracy", "UAR")
+    header = ("trained on", "pretraining", "evaluated on", "pretraining", "images", "accuracy", "UAR")
     return "### Other data, other persons\n\n" + _table(header, body) if body else ""
 
 
@@ -423,7 +423,7 @@ def _peer_table(report: Row) -> str:
     if not body:
         return ""
     intro = "### Beside other systems\n\nEmbeddings of other systems under the same linear probe.\n\n"
-    return intro + _table(("system", "read on", "accuracy", "UAR"), body)
+    return intro + _table(("system", "evaluated on", "accuracy", "UAR"), body)
 
 
 def _resolution_table(report: Row) -> str:
@@ -433,8 +433,8 @@ def _resolution_table(report: Row) -> str:
         return title + "Not measured."
     clean = report["robustness"]["clean"]
     intro = (
-        f"{title_of(report['robustness']['data'])} test images brought down to so many pixels a side, read by the "
-        "probe that was fitted on unchanged train images.\n\n"
+        f"{title_of(report['robustness']['data'])} test images reduced to so many pixels a side, evaluated with the "
+        "probe that was trained on unchanged images.\n\n"
     )
     body = [(str(row["severity"]), f"{row['accuracy']:.3f}", f"{row['uar']:.3f}") for row in rows]
     unchanged = ("unchanged", f"{clean['accuracy']:.3f}", f"{clean['uar']:.3f}")
@@ -460,7 +460,7 @@ def _condition_table(report: Row) -> str:
     ]
     intro = f"### Other changes of the image\n\nAccuracy on unchanged images: {clean:.3f}."
     if any(row.get("missed") for rows in groups.values() for row in rows):
-        intro += " Where a detector found no face, the unchanged crop was read."
+        intro += " Where a detector found no face, the unchanged crop was used."
     return intro + "\n\n" + _table(("change", "accuracy at each severity", "largest drop, points"), body)
 
 
@@ -471,8 +471,8 @@ def _missed(row: Row) -> str:
 def _limits(report: Row | None, notes: str | None) -> str:
     """What the report shows to be weak, then what was written down by hand."""
     lines = [
-        f"- Probe fitted on {title_of(row['train'])} train, read on {title_of(row['test'])} test: the class found "
-        f"least is {min(row['recall'], key=row['recall'].get)} (recall {min(row['recall'].values()):.3f})."
+        f"- Probe trained on {title_of(row['train'])} train, evaluated on {title_of(row['test'])} test: the class with "
+        f"the lowest recall is {min(row['recall'], key=row['recall'].get)} ({min(row['recall'].values()):.3f})."
         for row in _probe_rows(report)
     ]
     if report is not None and _conditions(report):

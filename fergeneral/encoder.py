@@ -29,8 +29,8 @@ _MAX_CROP_SIZE = 1024
 # Through the network at once on a CPU. The activations of more (64 crops of 96 px) pass 32 MiB, which glibc maps afresh
 # for every layer: a fifth more time a crop, on one thread.
 _CPU_BATCH = 32
-# Fewer crops go through on one thread: with three on two, `extract` gains a fifth on the clock for 60 % more CPU time,
-# most of it spent on waiting.
+# Fewer crops go through on one thread: with three on two, `extract` gains a fifth of the wall-clock time for 60 % more CPU
+# time, most of it spent on waiting.
 _FEW = 4
 # Architectures whose folding (see CropNetwork) the tests compare with the network as it is; others are compared when
 # they are loaded.
@@ -79,7 +79,7 @@ class EncoderConfig:
         if not _is_integer(version) or version != FORMAT_VERSION:
             raise ModelError(
                 f"config.json has format_version {reprlib.repr(version)}, this package reads {FORMAT_VERSION}: "
-                f"for newer weights type  pip install --upgrade fergeneral"
+                f"for newer weights run: pip install --upgrade fergeneral"
             )
         fields = {field.name for field in dataclasses.fields(cls)}
         missing, unknown = sorted(fields - set(values)), sorted(set(values) - fields)
@@ -103,9 +103,9 @@ class EncoderConfig:
         if self.channel_order != "RGB":
             fail("channel_order", "'RGB'")
         if not (_is_integer(self.crop_size) and 32 <= self.crop_size <= _MAX_CROP_SIZE):
-            fail("crop_size", f"a whole number of pixels, 32..{_MAX_CROP_SIZE}")
+            fail("crop_size", f"an integer number of pixels, 32..{_MAX_CROP_SIZE}")
         if not (_is_integer(self.embedding_size) and 1 <= self.embedding_size <= 65536):
-            fail("embedding_size", "a positive whole number")
+            fail("embedding_size", "a positive integer")
         for field, shape, low, high in _NUMBERS:
             if not _are_numbers(getattr(self, field), shape, low, high):
                 fail(field, f"numbers {low}..{high} of shape {shape}")

@@ -23,7 +23,7 @@ class DataError(FergeneralError, ValueError):
 
 
 class TrainingError(FergeneralError):
-    """A training run cannot go on: it collapsed, its checkpoint is damaged or another's, a process or disk failed."""
+    """A training run cannot go on: it collapsed, its checkpoint is corrupt or another's, a process or disk failed."""
 
 
 class MissingExtraError(FergeneralError, ImportError):

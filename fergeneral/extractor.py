@@ -172,7 +172,7 @@ class ExpressionExtractor:
         each other, take every frame.
         Memory is bounded as in `extract_many`: some four frames for each thread, those that the decoder holds, and the
         crops of two batches.
-        `on_error(time, error)` is called for a frame that is damaged or missing, which then is left out; without it the
+        `on_error(time, error)` is called for a frame that is corrupt or missing, which then is left out; without it the
         error is raised, after the frames before it. Not noticed is what FFmpeg passes over without a word, such as the
         smear that a damaged frame leaves on those after it.
         Raises ImageError for a file that is no video, at the first frame; MissingExtraError without PyAV.

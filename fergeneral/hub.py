@@ -203,7 +203,7 @@ def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
 
     The bytes must have the SHA-256 that config.json states, the tensors the network's names, shapes and types and
     finite values, and the embedding of a crop finite values, too. Raises ModelError that says which does not hold.
-    In place of model.safetensors there may be the model.onnx of an encoder in 8-bit whole numbers.
+    In place of model.safetensors there may be the model.onnx of an int8-quantized encoder.
     Each may be a link, as in the Hub's cache, but only to a file (not to a device, a pipe or a folder).
     """
     config = _read_config(Path(folder))
@@ -219,9 +219,9 @@ def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
     try:
         embedding = encoder.encode(np.resize(np.arange(256, dtype=np.uint8), shape))
     except Exception as error:  # ONNX Runtime's errors have no base of their own
-        raise ModelError(f"{path} is of no use: it gives no embedding of a crop: {str(error)[:1000]}") from error
+        raise ModelError(f"{path} produced no embedding of a crop: {str(error)[:1000]}") from error
     if not np.isfinite(embedding).all():
-        raise ModelError(f"{path} is of no use: its embeddings are not finite numbers")
+        raise ModelError(f"{path} produced embeddings that are not finite numbers")
     return encoder
 
 
@@ -231,7 +231,7 @@ def verified_weights(path: Path, config: EncoderConfig) -> bytes:
     digest = hashlib.sha256(data).hexdigest()
     if digest != config.weights_sha256:
         raise ModelError(
-            f"{path} is damaged or was changed: its SHA-256 is {digest}, {CONFIG_FILE} says "
+            f"{path} is corrupt or was changed: its SHA-256 is {digest}, {CONFIG_FILE} says "
             f"{config.weights_sha256!r}; get the file again"
         )
     return data
@@ -424,7 +424,7 @@ def download_again(repo: str, commit: str, *names: str) -> None:
             for name in names:
                 hf_hub_download(repo, name, revision=commit, force_download=True)
     except ModelError as error:
-        raise ModelError(f"the copy of {repo} in the cache is damaged, and no other could be had: {error}") from error
+        raise ModelError(f"the copy of {repo} in the cache is corrupt, and no other could be had: {error}") from error
 
 
 @contextmanager

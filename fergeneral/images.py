@@ -357,7 +357,7 @@ def _translated(name: str) -> Iterator[None]:
             f"{name} is too large: {error}; for a file you trust, set PIL.Image.MAX_IMAGE_PIXELS, too"
         ) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        raise ImageError(f"{name} is damaged or cut off: {_reason(error)}") from error
+        raise ImageError(f"{name} is corrupt or truncated: {_reason(error)}") from error
 
 
 def _open(file: Any, name: str) -> ImageFile.ImageFile:
@@ -380,7 +380,7 @@ def _open(file: Any, name: str) -> ImageFile.ImageFile:
             except (Image.DecompressionBombError, MemoryError, Warning):
                 raise
             except Exception as error:
-                failures.append(f"{name} begins as {format_name} but is damaged or cut off: {_reason(error)}")
+                failures.append(f"{name} begins as {format_name} but is corrupt or truncated: {_reason(error)}")
     other = _other_format(head)
     if other:
         raise ImageError(f"{name} is {other}, which is not read; {_READABLE} are")

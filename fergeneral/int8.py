@@ -1,4 +1,4 @@
-"""Encoders in 8-bit whole numbers, for CPUs: a folder of model.onnx + config.json, run by ONNX Runtime.
+"""int8-quantized encoders, for CPUs: a folder of model.onnx + config.json, run by ONNX Runtime.
 
 Needs the extra: 'fergeneral[onnx]'. The scheme is Jacob et al., CVPR 2018, as onnxruntime.quantization carries it out:
 weights are rounded by channel, activations by ranges seen on face crops. Weights take 7 bits: processors without VNNI
@@ -28,7 +28,7 @@ _BATCH = 16
 
 
 class Int8Encoder(Encoder):
-    """An encoder whose network is an ONNX model of 8-bit whole numbers. CPU only; safe to call from several threads."""
+    """An encoder whose network is an int8-quantized ONNX model. CPU only; safe to call from several threads."""
 
     def __init__(self, model: bytes, config: EncoderConfig) -> None:
         """`model`: the bytes of model.onnx. Raises ModelError for a model that is not one of this package's."""
@@ -45,7 +45,7 @@ class Int8Encoder(Encoder):
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Not there: the weights were rounded. Raises ModelError."""
         raise ModelError(
-            f"{self.config.model_id} is in 8-bit whole numbers and cannot be saved or exported again; "
+            f"{self.config.model_id} is int8-quantized and cannot be saved or exported again; "
             f"use the weights it was made from, {self.config.model_id.removesuffix(INT8_SUFFIX)}"
         )
 
@@ -78,7 +78,7 @@ def load_int8(folder: Path, config: EncoderConfig, device: str | None) -> Int8En
 
 
 def quantize(encoder: Encoder, folder: str | Path, crops: Any) -> float:
-    """Write `encoder` in 8-bit whole numbers: `folder`/model.onnx and config.json, for `from_pretrained(folder)`.
+    """Write `encoder` int8-quantized: `folder`/model.onnx and config.json, for `from_pretrained(folder)`.
 
     `crops`: at least 64 face crops, in any form that `Encoder.encode` takes; some hundreds of many people are better.
     Every other one gives the ranges of activations, the rest is the check. Returns the cosine similarity to the
@@ -96,7 +96,7 @@ def quantize(encoder: Encoder, folder: str | Path, crops: Any) -> float:
     reached = _cosine(encoder, Int8Encoder(model, config), pixels[1::2])
     if not reached >= MIN_COSINE:  # so that NaN is refused, too
         raise ModelError(
-            f"8-bit whole numbers change these embeddings too much: 95 % of the crops reach a cosine similarity of "
+            f"int8 quantization changes these embeddings too much: 95 % of the crops reach a cosine similarity of "
             f"{reached:.4f}, wanted {MIN_COSINE}; nothing was written. Give more, and more typical, face crops"
         )
     write_weights(folder, INT8_FILE, model, config)

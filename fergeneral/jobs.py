@@ -116,7 +116,7 @@ class Manifest:
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} is damaged, it is not valid JSON: {error}") from error
+            raise DataError(f"{path} is corrupt, it is not valid JSON: {error}") from error
         version = values.get("format_version") if isinstance(values, dict) else None
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise DataError(
@@ -124,10 +124,10 @@ class Manifest:
                 f"run: pip install --upgrade fergeneral"
             )
         if version != FORMAT_VERSION or values.keys() != {field.name for field in dataclasses.fields(cls)}:
-            raise DataError(f"{path} is not the manifest of a job, or is damaged: unexpected fields")
+            raise DataError(f"{path} is not the manifest of a job, or is corrupt: unexpected fields")
         for name, kind in _FIELD_KINDS.items():
             if not isinstance(values[name], kind):
-                raise DataError(f"{path} is damaged: {name} is {_short.repr(values[name])}")
+                raise DataError(f"{path} is corrupt: {name} is {_short.repr(values[name])}")
         options = values["options"]
         if isinstance(name := options.get("detector"), str):
             options = {**options, "detector": _OLD_DETECTORS.get(name, name)}
@@ -156,7 +156,7 @@ def _totals(values: dict[str, Any] | None, path: Path) -> Summary | None:
     try:
         return None if values is None else Summary(**values)
     except TypeError as error:
-        raise DataError(f"{path} is damaged: totals is {_short.repr(values)}") from error
+        raise DataError(f"{path} is corrupt: totals is {_short.repr(values)}") from error
 
 
 def job_options(model: ExpressionExtractor | ExpressionClassifier) -> dict[str, Any]:
@@ -501,7 +501,7 @@ def _read_plan(output: Path) -> set[str] | None:
             batches = file.iter_batches(columns=["path"], use_threads=False)
             return {name for batch in batches for name in batch.column(0).to_pylist()}
     except Exception as error:  # pyarrow raises errors of many kinds for a broken file
-        raise DataError(f"{path} is damaged: {error}. Delete it: it is written again, from the paths given") from error
+        raise DataError(f"{path} is corrupt: {error}. Delete it: it is written again, from the paths given") from error
 
 
 def _write_plan(output: Path, paths: list[str]) -> None:
@@ -548,7 +548,7 @@ def face_parts(output: str | Path) -> list[Path]:
 
 
 def _shards(output: Path) -> Iterator[tuple[int, list[str], Summary]]:
-    """Number, paths and counts of every finished shard. Raises DataError for one that is damaged."""
+    """Number, paths and counts of every finished shard. Raises DataError for one that is corrupt."""
     _, parquet = import_pyarrow()
     for number in _shard_numbers(output):
         path = _files_part(output, number)
@@ -558,10 +558,10 @@ def _shards(output: Path) -> Iterator[tuple[int, list[str], Summary]]:
             status, wanted = rows["status"], sum(rows["faces"])
             faces = sum(parquet.read_metadata(part).num_rows for part in _faces_parts(output, number))
         except Exception as error:  # pyarrow raises errors of many kinds for a broken file
-            raise DataError(f"shard {number} of {output} is damaged: {error}. {_again(path)}") from error
+            raise DataError(f"shard {number} of {output} is corrupt: {error}. {_again(path)}") from error
         if faces != wanted:
             raise DataError(
-                f"shard {number} of {output} is damaged: it has {faces} of {wanted} rows of faces. {_again(path)}"
+                f"shard {number} of {output} is corrupt: it has {faces} of {wanted} rows of faces. {_again(path)}"
             )
         yield number, rows["path"], Summary(len(status), faces, status.count("none"), status.count("error"))
 

@@ -8,7 +8,7 @@ image, what O-Net says is taken for what it saw (see LandmarkNetwork). Else, wha
 - the networks run in channels-last order, a few squares or rows at a time, so that what lies between two layers stays
   in the processor's cache; the heads of each are one layer, dense layers are convolutions of the same numbers, and the
   scaling of pixels is in the first layer's weights;
-- on a CPU they use one thread. Two would take 15 % less time on the clock, for 80 % more CPU time, which other photos
+- on a CPU they use one thread. Two would take 15 % less wall-clock time, for 80 % more CPU time, which other photos
   can have (`extract_many` searches several at once);
 - the scales of P-Net and the squares of the others are cut from a chain of halved images, made once, in which they
   are a few times as large as wanted; facenet-pytorch reads the whole image, in float32, for each scale. How many times,

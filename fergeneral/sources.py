@@ -449,7 +449,7 @@ class _Column:
             while True:
                 start, reason = self._broken.get(group, (row + 1, ""))
                 if row >= start:
-                    raise ImageError(f"the table is damaged from row {start} on: {reason}")
+                    raise ImageError(f"the table is corrupt from row {start} on: {reason}")
                 if row < self._next:
                     break
                 self._advance()

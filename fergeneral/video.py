@@ -77,7 +77,7 @@ class Frame:
     asked: bool = True
 
     def image(self) -> Image.Image:
-        """The frame as it is to be shown: upright, pixels square, RGB. Raises ImageError where it is damaged."""
+        """The frame as it is to be shown: upright, pixels square, RGB. Raises ImageError where it is corrupt."""
         if isinstance(self.picture, ImageError):
             raise self.picture
         try:
@@ -93,7 +93,7 @@ def read_frames(
     """The frames of a video file in the order in which they are shown, decoded as they are asked for.
 
     With `fps`, of each 1/fps seconds the first frame; without, all. With `between`, also frames between those, marked
-    as not asked for, so that there are at least about `between` a second. Where a frame is damaged or missing an
+    as not asked for, so that there are at least about `between` a second. Where a frame is corrupt or missing an
     ImageError stands in its place, whatever `fps`, and reading goes on. Times count from the start that the video
     stream states, else from its first frame; a frame without a time follows the one before it by the stream's frame
     duration.
@@ -167,7 +167,7 @@ def _opened(name: str) -> Iterator[av.container.InputContainer]:
         except (FFmpegError, OSError, ValueError) as error:
             raise ImageError(
                 f"{name} is not a video in a format that is read (MP4, MOV, MKV, WebM, AVI, MPEG, WMV, FLV and "
-                f"others), or it is damaged or cut off: {_reason(error)}"
+                f"others), or it is corrupt or truncated: {_reason(error)}"
             ) from error
         with container:
             yield container
@@ -263,7 +263,7 @@ class _Decoder:
             yield from self._missing({other for other in self._waiting if stamp is not None and other < stamp})
             self._last = self._time(stamp)
             if frame.is_corrupt:
-                self._fault = "its data is damaged"
+                self._fault = "its data is corrupt"
                 yield self._failed(self._last)
             else:
                 yield Frame(self._name, self._last, frame, self._aspect, self._turn(frame))

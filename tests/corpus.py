@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, features
 
-DAMAGED = "damaged or cut off"
+DAMAGED = "corrupt or truncated"
 NOT_AN_IMAGE = "not an image"
 TOO_LARGE = "too large"
 NOT_READ = "not read"

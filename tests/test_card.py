@@ -206,8 +206,8 @@ def test_other_tables_hold_the_numbers_of_the_report(card: str) -> None:
 
 def test_weak_points_are_read_from_the_report(card: str) -> None:
     text = section(card, "## Known failure modes")
-    assert "RAF-DB test: the class found least is disgust (recall 0.391)" in text
-    assert "FER+ test: the class found least is contempt (recall 0.123)" in text
+    assert "RAF-DB test: the class with the lowest recall is disgust (0.391)" in text
+    assert "FER+ test: the class with the lowest recall is contempt (0.123)" in text
     assert "low resolution, 16 px: accuracy 0.543 in place of 0.812" in text
 
 

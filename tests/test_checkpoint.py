@@ -92,7 +92,7 @@ def test_a_torn_or_altered_checkpoint_is_noticed_and_the_one_before_used(tmp_pat
         run = small_run()
         line = run.load(path)
         assert state(run) == first
-        assert line.startswith(f"{path} is damaged (")
+        assert line.startswith(f"{path} is corrupt (")
         assert line.endswith(f"; going on from step 3 in {previous_of(path)}")
         assert "\n" not in line
 
@@ -105,7 +105,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
         flipped = bytearray(whole)
         flipped[position] ^= int(generator.integers(1, 256))
         path.write_bytes(flipped)
-        with pytest.raises(TrainingError, match="is damaged"):
+        with pytest.raises(TrainingError, match="is corrupt"):
             read_checkpoint(path)
 
 
@@ -128,7 +128,7 @@ def test_two_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
     previous_of(path).write_bytes(b"")
     with pytest.raises(TrainingError) as error:
         small_run().load(path)
-    both = f"{path} is damaged (its checksum is wrong); {previous_of(path)} is damaged (no checksum in it)"
+    both = f"{path} is corrupt (its checksum is wrong); {previous_of(path)} is corrupt (no checksum in it)"
     assert str(error.value) == f"there is no whole checkpoint: {both}; start again in another --out folder"
 
 

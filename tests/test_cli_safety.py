@@ -395,7 +395,7 @@ def test_other_paths_are_said_and_refused(drawn: Path, tmp_path: Path, out: Path
     with pytest.raises(DataError, match=f"1 of its 12 photos, first {drawn}/0000.png; give the same"):
         job(again, drawn, out, resume=True)
     (out / "plan.parquet").write_bytes(b"")
-    with pytest.raises(DataError, match=r"plan.parquet is damaged: .*Delete it"):
+    with pytest.raises(DataError, match=r"plan.parquet is corrupt: .*Delete it"):
         job(again, drawn, out, resume=True)
     with pytest.raises(ValueError, match="set resume=True"):
         job(again, drawn, tmp_path / "other", extend=True)

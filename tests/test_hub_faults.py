@@ -354,7 +354,7 @@ def test_a_copy_damaged_in_the_cache_is_downloaded_again(hub: Hub, file: str, tm
     copy.write_bytes(copy.read_bytes()[:-100])
     assert re.search("SHA-256|not valid JSON", refusal_offline())
     hub.fault = status(500)
-    assert "is damaged, and no other could be had" in refusal()
+    assert "is corrupt, and no other could be had" in refusal()
     hub.fault = lambda handler: False
     assert load() == sha256_of(hub, FIRST)
     assert load(local_files_only=True) == sha256_of(hub, FIRST)
@@ -453,7 +453,7 @@ def test_a_commit_that_is_a_path_leads_nowhere(hub: Hub, tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} <= {"hub", "cache"}
 
 
-# Weights in 8-bit whole numbers: model.onnx, where a repository has no model.safetensors
+# int8-quantized weights: model.onnx, where a repository has no model.safetensors
 
 
 @pytest.fixture

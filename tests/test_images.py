@@ -113,8 +113,8 @@ JPEG = encoded(Image.fromarray(PIXELS), "JPEG")
 BAD = {
     "empty": (b"", "empty"),
     "text": (b"this is no image at all", "not an image"),
-    "truncated JPEG": (JPEG[: len(JPEG) // 2], "damaged or cut off"),
-    "truncated PNG": (PNG[: len(PNG) // 2], "damaged or cut off"),
+    "truncated JPEG": (JPEG[: len(JPEG) // 2], "corrupt or truncated"),
+    "truncated PNG": (PNG[: len(PNG) // 2], "corrupt or truncated"),
     "giant header": (giant_png(20_000, 20_000), "too large"),
     "large header": (giant_png(10_000, 10_000), "too large"),
     "float array": (np.zeros((5, 5, 3)), "uint8"),

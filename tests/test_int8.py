@@ -1,4 +1,4 @@
-"""Encoders in 8-bit whole numbers, against the float32 ones they are made from."""
+"""int8-quantized encoders, against the float32 ones they are made from."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_every_photo_has_its_rows_or_its_reason(drawn: Path, out: Path, small_ex
     assert [row[2] for row in files] == [*(count or 0 for count in COUNTS), 0, 0]
     reasons = {Path(path).name: error for path, _, _, error in files if error is not None}
     assert "not an image in a format" in reasons["0003.png"]
-    assert "damaged or cut off" in reasons["0010.png"]
+    assert "corrupt or truncated" in reasons["0010.png"]
     assert "is empty (0 bytes)" in reasons["0011.jpg"]
     assert len(reasons) == 4
 
@@ -589,7 +589,7 @@ def test_a_damaged_shard_is_named_and_can_be_made_again(part: str, cut: bool, dr
     damaged.write_bytes(damaged.read_bytes()[:-20]) if cut else damaged.unlink()
     number = int(part[11:17])
     files = out / "files" / f"part-{number:06d}.parquet"
-    with pytest.raises(DataError, match=rf"shard {number} of .* is damaged: .*Delete {files} and add --resume"):
+    with pytest.raises(DataError, match=rf"shard {number} of .* is corrupt: .*Delete {files} and add --resume"):
         job(PlainExtractor(), drawn, out, resume=True)
     files.unlink()
     assert job(PlainExtractor(), drawn, out, resume=True) == TOTALS

@@ -466,7 +466,7 @@ def _video(options: argparse.Namespace) -> int:
     """Find, follow and embed every face in the frames of videos: one row a face and frame, with its time in seconds and
     its track, a number that one person keeps within a video; with --head, also with its expression. Without -o, a table
     without the embeddings is printed.
-    A frame that is damaged, and a video that cannot be read, is reported and skipped; the exit status is then 1."""
+    A frame that is corrupt, and a video that cannot be read, is reported and skipped; the exit status is then 1."""
     with _usage():
         if options.json and options.output:
             raise DataError("--json prints the faces, -o writes them to a table: give one of them")

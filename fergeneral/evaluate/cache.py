@@ -57,7 +57,7 @@ class EmbeddingCache:
         """Embed a data set's images in the order of its samples, or take that from the cache.
 
         `crop`: how an image is cut, the same at every call; None cuts it to the encoder's template, which is also
-        done where `crop` finds no face. `variant`: the name of that crop. A stored file that is damaged is computed
+        done where `crop` finds no face. `variant`: the name of that crop. A stored file that is corrupt is computed
         again. Raises DataError for an image that cannot be read.
         """
         crops = Crops(encoder, dataset, crop)
@@ -139,7 +139,7 @@ class Crops:
 
 
 def _read(path: Path, key: str, shape: tuple[int, int]) -> Embedded | None:
-    """What is stored; None where there is nothing, or it is damaged."""
+    """What is stored; None where there is nothing, or it is corrupt."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             embeddings, missed, found = stored["embeddings"], stored["missed"], str(stored["key"])

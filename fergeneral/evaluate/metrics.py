@@ -203,7 +203,7 @@ def _logits(logits: np.ndarray, true: np.ndarray, name: str) -> tuple[np.ndarray
     if not np.isfinite(values).all():
         raise DataError(f"{name} has logits that are not finite")
     if not np.issubdtype(column.dtype, np.integer) or column.min() < 0 or column.max() >= values.shape[1]:
-        raise DataError(f"{name} needs the true classes as whole numbers from 0 to {values.shape[1] - 1}")
+        raise DataError(f"{name} needs the true classes as integers from 0 to {values.shape[1] - 1}")
     return values, column
 
 

@@ -153,7 +153,7 @@ def knn(
     """
     x, y, x_test, y_test, labels = checked_parts(train, train_labels, test, test_labels)
     if not ks or min(ks) < 1 or not temperature > 0:
-        raise ValueError(f"ks must be positive whole numbers and temperature above 0, got {ks} and {temperature}")
+        raise ValueError(f"ks must be positive integers and temperature above 0, got {ks} and {temperature}")
     known, column = torch.from_numpy(unit_rows(x)).T, columns(y, labels, "train")
     chosen: dict[int, list[np.ndarray]] = {k: [] for k in ks}
     for rows in torch.from_numpy(unit_rows(x_test)).split(_ROWS):
@@ -185,7 +185,7 @@ def few_shot(
     """
     x, y, x_test, y_test, labels = checked_parts(train, train_labels, test, test_labels)
     if draws < 2 or not shots or min(shots) < 1:
-        raise ValueError(f"draws must be at least 2 and shots positive whole numbers, got {draws} and {shots}")
+        raise ValueError(f"draws must be at least 2 and shots positive integers, got {draws} and {shots}")
     x, x_test = unit_rows(x), unit_rows(x_test)
     generator = np.random.default_rng(seed)
     orders = [[generator.permutation(np.flatnonzero(y == label)) for label in labels] for _ in range(draws)]

@@ -70,7 +70,7 @@ class Run:
         self._newest_is_damaged = False
 
     def load(self, path: Path) -> str:
-        """Take over the checkpoint at `path` or, if it is damaged or missing, the one before it.
+        """Take over the checkpoint at `path` or, if it is corrupt or missing, the one before it.
 
         Returns a line that says which. Raises TrainingError where neither is whole, and for a checkpoint of another
         recipe, other data or another network.
@@ -160,12 +160,12 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     header = content[8 : 8 + int.from_bytes(content[:8], "little")]
     found = _DIGEST.search(header)
     if found is None:
-        raise TrainingError(f"{path} is damaged (no checksum in it)")
+        raise TrainingError(f"{path} is corrupt (no checksum in it)")
     start, end = (8 + position for position in found.span(1))
     digest = hashlib.sha256(content[:start] + _NO_DIGEST.encode())
     digest.update(memoryview(content)[end:])
     if digest.hexdigest().encode() != found[1]:
-        raise TrainingError(f"{path} is damaged (its checksum is wrong)")
+        raise TrainingError(f"{path} is corrupt (its checksum is wrong)")
     try:
         return load(content), _parse(json.loads(header)["__metadata__"])
     except Exception as error:  # whole but not ours: safetensors and json raise errors of many kinds

@@ -98,7 +98,7 @@ def train(
     many minutes, with a checkpoint. `checkpoint_minutes`: so often one is written on the way. `resume`: go on from
     the newest whole checkpoint in `out`; where there is none, start. Ctrl-C and SIGTERM save a checkpoint and stop.
     Returns `out` when the schedule is finished, None when it was stopped before.
-    Raises DataError for data at fault and TrainingError for a collapsed run, a checkpoint that is damaged or of
+    Raises DataError for data at fault and TrainingError for a collapsed run, a checkpoint that is corrupt or of
     another recipe or data, a number of processes that does not divide the batch, a lost process and a full disk.
 
     Under torchrun every process trains on its part of each batch, whose size is the recipe's whatever the number of
