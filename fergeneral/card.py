@@ -345,8 +345,8 @@ def _probe_table(report: Row) -> str:
     with_duplicates = {(row["train"], row["test"]): row for row in _probe_rows(report, near_duplicates="in")}
     intro = (
         "### Linear probe\n\nL2 logistic regression on frozen, standardised embeddings; C is chosen on a part of "
-        "train, then it is trained on all of train and evaluated once on the test split. Near-duplicates of test images "
-        "are left out of train; in the last column they are not.\n\n"
+        "train, then it is trained on all of train and evaluated once on the test split. Near-duplicates of test "
+        "images are left out of train; in the last column they are not.\n\n"
     )
     header = (
         "trained on",

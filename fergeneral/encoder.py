@@ -29,8 +29,8 @@ _MAX_CROP_SIZE = 1024
 # Through the network at once on a CPU. The activations of more (64 crops of 96 px) pass 32 MiB, which glibc maps afresh
 # for every layer: a fifth more time a crop, on one thread.
 _CPU_BATCH = 32
-# Fewer crops go through on one thread: with three on two, `extract` gains a fifth of the wall-clock time for 60 % more CPU
-# time, most of it spent on waiting.
+# Fewer crops go through on one thread: with three on two, `extract` gains a fifth of the wall-clock time for 60 % more
+# CPU time, most of it spent on waiting.
 _FEW = 4
 # Architectures whose folding (see CropNetwork) the tests compare with the network as it is; others are compared when
 # they are loaded.
