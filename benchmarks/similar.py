@@ -39,7 +39,7 @@ from fergeneral.storage import read_table
 
 NEAREST = 10
 SHARD_ROWS = 10_000
-MODEL = "general-r18-cpu"
+MODEL = "general-r18-cycle"
 
 
 def shares(embeddings: np.ndarray, labels: np.ndarray, people: np.ndarray, groups: np.ndarray) -> dict[str, str]:

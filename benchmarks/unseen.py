@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, required=True)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--models", nargs="+", default=["general-r18-cpu", "crs-cont-cpu"])
+    parser.add_argument("--models", nargs="+", default=["general-r18-cycle", "crs-cont-cpu"])
     options = parser.parse_args()
     cache = EmbeddingCache(options.cache)
     sets = open_sets([options.data / name for name in SETS])

@@ -25,7 +25,7 @@ from fergeneral.encoder import Encoder, EncoderConfig, check_network, empty_netw
 from fergeneral.errors import DataError, ModelError
 from fergeneral.storage import read_weights, whole_file
 
-DEFAULT_MODEL = "general-r18-cpu"  # of the packaged weights, each in weights/NAME
+DEFAULT_MODEL = "general-r18-cycle"  # of the packaged weights, each in weights/NAME
 WEIGHTS_FILE = "model.safetensors"
 INT8_FILE = "model.onnx"  # in its place: fergeneral.int8
 CONFIG_FILE = "config.json"

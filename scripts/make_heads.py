@@ -1,6 +1,6 @@
 """Make the packaged heads of one encoder: expressions-8 and expressions-7.
 
-    python scripts/make_heads.py --data DATA --model general-r18-cpu --out weights/heads --judge
+    python scripts/make_heads.py --data DATA --model general-r18-cycle --out weights/heads --judge
 
 Multinomial logistic regression on standardised embeddings of the train splits of all data sets, near-duplicates of test
 images left out. Targets are the annotators' votes where there are some, else the label.

@@ -104,7 +104,7 @@ def state(photo: str) -> None:
     crops = np.random.default_rng(0).integers(0, 256, (40, 50, 60, 3), dtype=np.uint8)
     embeddings = extractor.encode(crops)
     assert fergeneral.ExpressionFeatures(device="cpu").fit_transform([photo]).shape == (1, 512)
-    int8 = fergeneral.ExpressionExtractor.from_pretrained("general-r18-cpu-int8", device="cpu")
+    int8 = fergeneral.ExpressionExtractor.from_pretrained("general-r18-cycle-int8", device="cpu")
     assert len(int8.extract(photo)) == 1
     labels = ["happiness", "sadness"] * 20
     assert linear_probe(embeddings, labels, embeddings, labels).n_test == 40

@@ -63,8 +63,8 @@ def test_encode_against_plain_torchvision(photos: Path) -> None:
 
     network = models.resnet18()
     network.fc = torch.nn.Identity()
-    network.load_state_dict(load_file(ROOT / "weights" / "general-r18-cpu" / "model.safetensors"))
-    extractor = ExpressionExtractor.from_pretrained("general-r18-cpu", device="cpu")
+    network.load_state_dict(load_file(ROOT / "weights" / "general-r18-cycle" / "model.safetensors"))
+    extractor = ExpressionExtractor.from_pretrained("general-r18-cycle", device="cpu")
     config = extractor.config
     (face,) = extractor.extract(photos / "astronaut.png")
     crop = align_face(photos / "astronaut.png", face.landmarks, size=config.crop_size, template=config.template)

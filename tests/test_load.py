@@ -251,7 +251,7 @@ def test_a_copy_gives_the_same(copied: Callable[[Any], Any], encoder: Encoder, p
 
 
 def test_a_copy_of_int8_weights_gives_the_same(photos: Path) -> None:
-    extractor = ExpressionExtractor.from_pretrained("general-r18-cpu-int8")
+    extractor = ExpressionExtractor.from_pretrained("general-r18-cycle-int8")
     again = pickle.loads(pickle.dumps(extractor))
     assert same(again.extract(photos / "astronaut.png"), extractor.extract(photos / "astronaut.png"))
 

@@ -209,7 +209,7 @@ def test_what_is_refused(
         assert f"must be a number from 0 to 1, got '{wrong}'" in capsys.readouterr().err
     status, _, err = predict(new_people, "--model", random_folder)
     assert (status, err.count("\n")) == (1, 1)
-    assert "belongs to the encoder 'general-r18-cpu'" in err
+    assert "belongs to the encoder 'general-r18-cycle'" in err
     assert main(["predict", str(new_people), "--head", "no-head", "--device", "cpu"]) == 1
     assert "'no-head' is neither a folder" in capsys.readouterr().err
     assert main(["extract", str(new_people), "--device", "cpu"]) == 0  # no head, as before
@@ -493,7 +493,7 @@ def test_pyinstallers_hook_collects_packaged_heads(tmp_path: Path) -> None:
     """From the package as it is installed: the weights are in it, as _weights."""
     package = tmp_path / "site" / "fergeneral"
     shutil.copytree(ROOT / "fergeneral", package, ignore=shutil.ignore_patterns("__pycache__"))
-    folder = package / "_weights" / "heads" / "general-r18-cpu" / "expressions-8"
+    folder = package / "_weights" / "heads" / "general-r18-cycle" / "expressions-8"
     folder.mkdir(parents=True)
     names = ("head.json", "head.safetensors", "README.md")
     for name in names:
@@ -508,4 +508,4 @@ def test_pyinstallers_hook_collects_packaged_heads(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
     collected = done.stdout.splitlines()
     for name in names:
-        assert f"fergeneral/_weights/heads/general-r18-cpu/expressions-8/{name}" in collected
+        assert f"fergeneral/_weights/heads/general-r18-cycle/expressions-8/{name}" in collected

@@ -133,8 +133,8 @@ def test_the_torch_module_is_exported_and_compiled(extractor: ExpressionExtracto
 
 
 def test_int8_weights_have_no_torch_module() -> None:
-    encoder = ExpressionExtractor.from_pretrained("general-r18-cpu-int8").encoder
-    with pytest.raises(ModelError, match=r"use the weights it was made from, general-r18-cpu$"):
+    encoder = ExpressionExtractor.from_pretrained("general-r18-cycle-int8").encoder
+    with pytest.raises(ModelError, match=r"use the weights it was made from, general-r18-cycle$"):
         encoder.torch_module()
 
 
