@@ -242,7 +242,13 @@ class ExpressionExtractor:
         return cut_face(load_image(image), landmarks, self.config.crop_size, self.config.template)
 
     def encode(
-        self, crops: Any, *, batch_size: int = 64, show_progress: bool | None = None, normalize: bool = False
+        self,
+        crops: Any,
+        *,
+        batch_size: int = 64,
+        show_progress: bool | None = None,
+        normalize: bool = False,
+        flip: bool = False,
     ) -> np.ndarray:
         """Embed images that already are face crops, without detection: see `Encoder.encode`.
 
@@ -260,6 +266,8 @@ class ExpressionExtractor:
             A progress bar on stderr; None shows one for more than one batch on a terminal.
         normalize : bool, default False
             Scale each embedding to unit length.
+        flip : bool, default False
+            Average the embeddings of each crop and its mirror image, for twice the time: see `Encoder.encode`.
 
         Returns
         -------
@@ -284,7 +292,9 @@ class ExpressionExtractor:
         sample = (images[position] for position in looked_at(len(images)))  # read only as far as asked for
         advice = "use extract or extract_many for photos"
         warn_of_photos(sample, len(images), self.config, what="encode takes face crops", advice=advice, stacklevel=2)
-        return self.encoder.encode(images, batch_size=batch_size, show_progress=show_progress, normalize=normalize)
+        return self.encoder.encode(
+            images, batch_size=batch_size, show_progress=show_progress, normalize=normalize, flip=flip
+        )
 
     def save_pretrained(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision import models, transforms
 
 from fergeneral import ExpressionExtractor, Face, ImageError, ModelError, align_face, extract, list_models, load_image
@@ -73,6 +73,19 @@ def test_encode_against_plain_torchvision(photos: Path) -> None:
         expected = network.eval()(prepare(crop)[None])[0].numpy()
     assert same(face.embedding, expected)
     assert same(extractor.encode(crop[None])[0], expected)
+
+
+def test_flip_is_the_mean_with_the_mirror_image(random_folder: Path) -> None:
+    extractor = ExpressionExtractor.from_pretrained(random_folder, device="cpu")
+    crops = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    mirrored = [ImageOps.mirror(Image.fromarray(crop)) for crop in crops]
+    expected = (extractor.encode(crops) + extractor.encode(mirrored)) / 2
+    assert same(extractor.encode(crops, flip=True, batch_size=2), expected)
+    assert same(extractor.encode(mirrored, flip=True), expected)
+    assert not same(extractor.encode(crops), expected)
+    unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    assert same(extractor.encode(crops, flip=True, normalize=True), unit)
+    assert extractor.encode([], flip=True).shape == (0, 512)
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50", "efficientnet_lite0", "convnext_atto"])
