@@ -201,15 +201,6 @@ _LITE0 = dataclasses.replace(
     objective_ramp=(0.03, 0.12),
 )
 
-# The next cycle of it.
-_LITE0_CYCLE = dataclasses.replace(
-    _LITE0,
-    name="general-lite0-cycle",
-    start_from="general-lite0",
-    stages=(Stage(112, 1.0),),
-    learning_rate=6e-4,
-)
-
 # The same two on a GPU: from scratch, at 112 px throughout, longer, with larger batches and a higher rate. Not yet run
 # on one.
 _ON_GPU: dict[str, Any] = {
@@ -233,7 +224,6 @@ RECIPES = {
         _CYCLE,
         _CYCLE_2,
         _LITE0,
-        _LITE0_CYCLE,
         dataclasses.replace(_CRS_CONT_CPU, name="crs-cont-r18", **_ON_GPU),
         dataclasses.replace(_GENERAL_CPU, name="general-r18", **_ON_GPU),
     )
