@@ -174,9 +174,26 @@ def build_network(architecture: str, embedding_size: int | None = None) -> torch
 
 
 def empty_network(config: EncoderConfig) -> torch.nn.Module:
-    """`build_network` without memory for weights (on the device "meta"): they are about to be replaced."""
-    with torch.device("meta"):
-        return build_network(config.architecture, config.embedding_size)
+    """`build_network` without memory for weights (on the device "meta"), which `fill_network` gives it.
+
+    Raises ModelError where timm cannot build it.
+    """
+    try:
+        with torch.device("meta"):
+            return build_network(config.architecture, config.embedding_size)
+    except Exception as error:  # each architecture has its own code, and its own errors
+        raise ModelError(
+            f"timm cannot build {config.architecture} with embedding_size {config.embedding_size}: {str(error)[:1000]}"
+        ) from error
+
+
+def fill_network(network: torch.nn.Module, tensors: dict[str, torch.Tensor], config: EncoderConfig) -> torch.nn.Module:
+    """The network of `empty_network` with these weights. Raises RuntimeError unless names and shapes are its own."""
+    network.load_state_dict(tensors, strict=True, assign=True)
+    if any(buffer.is_meta for buffer in network.buffers()):  # tables that an architecture computes and does not store
+        network = build_network(config.architecture, config.embedding_size)
+        network.load_state_dict(tensors, strict=True)
+    return network
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -352,9 +369,8 @@ class Encoder:
         >>> batch = {0: torch.export.Dim("N")}
         >>> program = torch.export.export(encoder.torch_module(), (crops,), dynamic_shapes=(batch,))
         """
-        network = empty_network(self.config)
         state = {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
-        network.load_state_dict(state, assign=True)
+        network = fill_network(empty_network(self.config), state, self.config)
         return CropNetwork(network, self.config).eval()
 
     def encode(
@@ -452,8 +468,7 @@ def weights_sha256(encoder: Encoder) -> str:
 
 
 def _unpickled(weights: bytes, config: EncoderConfig, device: str) -> Encoder:
-    network = empty_network(config)
-    network.load_state_dict(load_tensors(weights), strict=True, assign=True)
+    network = fill_network(empty_network(config), load_tensors(weights), config)
     return Encoder(network, config, device)
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from fergeneral.card import license_text, model_card
-from fergeneral.encoder import Encoder, EncoderConfig, check_network, empty_network
+from fergeneral.encoder import Encoder, EncoderConfig, check_network, empty_network, fill_network
 from fergeneral.errors import DataError, ModelError
 from fergeneral.storage import read_weights, whole_file
 
@@ -255,10 +255,9 @@ def _network_with(tensors: dict[str, torch.Tensor], config: EncoderConfig, path:
         if name in tensors and tensors[name].dtype != wanted.dtype:
             raise ModelError(f"{misfit}: {name} has the type {tensors[name].dtype}, wanted {wanted.dtype}")
     try:
-        network.load_state_dict(tensors, strict=True, assign=True)
+        return fill_network(network, tensors, config)
     except RuntimeError as error:
         raise ModelError(f"{misfit}: {str(error)[:1000]}") from error
-    return network
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:

@@ -163,8 +163,11 @@ def job_options(model: ExpressionExtractor | ExpressionClassifier) -> dict[str, 
     """What decides the rows beside the weights, for `Job.open`: the detector and its settings, and the head."""
     detector = extractor_of(model).detector
     kind = type(detector)
-    name = getattr(detector, "name", f"{kind.__module__}.{kind.__qualname__}")
-    settings = dict(detector.settings()) if hasattr(detector, "settings") else {}
+    name = vars(kind).get("name")  # not one that is inherited: a subclass may find other faces
+    if not isinstance(name, str):
+        name = f"{kind.__module__}.{kind.__qualname__}"
+    stated = getattr(detector, "settings", None)
+    settings = dict(stated()) if callable(stated) else {}
     if (used := _classifier(model)) is not None:
         settings |= {"head": used.head.name, "head_sha256": used.head.sha256, "min_confidence": used.min_confidence}
     return {**settings, "detector": name}

@@ -155,8 +155,8 @@ DETECTORS = {"mtcnn": "fergeneral.mtcnn:MTCNNDetector", "yunet": "fergeneral.yun
 class Detector(Protocol):
     """Anything with this method can be given as `detector`; it must be safe to call from several threads.
 
-    Jobs store a detector's `name` (str) and `settings()` (dict, ready for JSON) where it has them, else its class, and
-    are resumed with the same alone.
+    Jobs store a detector's `name` (str, of its class) and `settings()` (dict, ready for JSON) where it has them, else
+    its class, and are resumed with the same alone.
     """
 
     def detect(self, image: Image.Image) -> list[Detection]:

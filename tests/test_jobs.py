@@ -444,6 +444,11 @@ def test_detectors_are_stored_by_stable_names(extractor: ExpressionExtractor, ou
     assert options("yunet").keys() == {"detector", "min_face_size", "score_threshold"}
     assert options(Own())["detector"].endswith(".Own")
     assert options(Named()) == {"detector": "retina", "threshold": 0.5}
+
+    class Stricter(MTCNNDetector):
+        pass
+
+    assert options(Stricter())["detector"].endswith(".Stricter")
     opened(out).finish()
     path = out / "manifest.json"
     path.write_text(path.read_text().replace('"mtcnn"', '"fergeneral.mtcnn.MTCNNDetector"'))

@@ -23,9 +23,10 @@ from torch import nn
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-from fergeneral import DataError, ExpressionExtractor, TrainingError
+from fergeneral import DataError, ExpressionExtractor, ModelError, TrainingError
 from fergeneral.datasets import EXPRESSIONS
-from fergeneral.encoder import build_network
+from fergeneral.encoder import EncoderConfig, build_network
+from fergeneral.hub import save_folder
 from fergeneral.train import loop
 from fergeneral.train.__main__ import main
 from fergeneral.train.augment import ViewParameters, draw_parameters, make_views
@@ -578,6 +579,22 @@ def test_another_architecture_trains_and_loads(tmp_path: Path) -> None:
     extractor = ExpressionExtractor.from_pretrained(tmp_path, device="cpu")
     assert extractor.config.embedding_size == 1024
     assert copy.deepcopy(extractor).encode([np.zeros((40, 40, 3), dtype=np.uint8)]).shape == (1, 1024)
+
+
+def test_an_architecture_with_tables_that_are_not_stored(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_network("levit_128s")
+    assert set(dict(network.named_buffers())) - set(network.state_dict())
+    save_folder(tmp_path, network.state_dict(), EncoderConfig("levit", "levit_128s", 384, crop_size=224))
+    extractor = ExpressionExtractor.from_pretrained(tmp_path, device="cpu")
+    crops = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    found = extractor.encode(crops)
+    assert copy.deepcopy(extractor).encode(crops) == pytest.approx(found, abs=1e-5)
+    with torch.no_grad():
+        assert extractor.encoder.torch_module()(torch.from_numpy(crops)).numpy() == pytest.approx(found, abs=1e-5)
+    save_folder(tmp_path / "small", network.state_dict(), EncoderConfig("levit", "levit_128s", 384, crop_size=96))
+    with pytest.raises(ModelError, match="produced no embedding of a crop"):
+        ExpressionExtractor.from_pretrained(tmp_path / "small", device="cpu")
 
 
 def test_data_at_fault_is_named(faces_folder: Path, tmp_path: Path) -> None:
