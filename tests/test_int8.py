@@ -105,7 +105,7 @@ def test_what_int8_weights_cannot_do_is_said(folder: Path, tmp_path: Path, monke
 def test_the_check_refuses_what_rounding_spoils(small: ExpressionExtractor, crops: np.ndarray, tmp_path: Path) -> None:
     spoilt = crops.copy()
     spoilt[::2] = 124  # ranges from flat grey, nearly the mean: everything else is then cut off
-    with pytest.raises(ModelError, match="change these embeddings too much"):
+    with pytest.raises(ModelError, match="changes these embeddings too much"):
         quantize(small.encoder, tmp_path / "out", spoilt)
     with pytest.raises(DataError, match="at least 64 face crops"):
         quantize(small.encoder, tmp_path / "out", crops[:63])

@@ -329,7 +329,7 @@ def test_a_job_keeps_its_head(
     assert run("extract", *plain_job)[0] == 1
     options = json.loads((plain / "manifest.json").read_text())["options"]
     # As version 0.2.0 wrote it.
-    assert options == {"detector": "fergeneral.mtcnn.MTCNNDetector", "min_face_size": None, "shard_rows": 3}
+    assert options == {"detector": "mtcnn", "min_face_size": None, "shard_rows": 3}
     assert "probability_neutral" not in read_table(plain)
     status, err = run("predict", *plain_job, *sure, "--resume")
     assert status == 1
