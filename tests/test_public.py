@@ -72,7 +72,7 @@ def test_fixed_signatures() -> None:
         extractor.extract_many: ["self", "images", "batch_size", "on_error"],
         extractor.extract_video: ["self", "path", "fps", "batch_size", "on_error"],
         extractor.align: ["self", "image", "landmarks"],
-        extractor.encode: ["self", "crops", "batch_size", "show_progress", "normalize"],
+        extractor.encode: ["self", "crops", "batch_size", "show_progress", "normalize", "flip"],
         extractor.save_pretrained: ["self", "folder", "report", "training", "notes"],
         extractor.push_to_hub: ["self", "repo", "report", "training", "notes"],
         fergeneral.align_face: ["image", "landmarks", "size", "template"],
