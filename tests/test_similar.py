@@ -89,7 +89,7 @@ def test_on_a_job(job: Path, extractor: ExpressionExtractor) -> None:
         assert type(neighbour.face) is Face
         for name in ("box", "landmarks", "score", "embedding", "model_id"):
             assert np.array_equal(getattr(neighbour.face, name), rows[name][place]), name
-    assert sum("smiling" in neighbour.path for neighbour in found) >= 7  # a third of the faces are
+    assert sum("smiling" in neighbour.path for neighbour in found) >= 6  # a third of the faces are
 
 
 def test_of_three_faces_in_a_photo_each_finds_itself(job: Path, extractor: ExpressionExtractor) -> None:
@@ -283,7 +283,7 @@ def test_the_command(
     assert main([*arguments, "-k", "2", "--json"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert (first["path"], first["face"], "embedding" in first) == (photo, 0, False)
-    assert first["similarity"] > second["similarity"] > 0.9
+    assert first["similarity"] > second["similarity"] > 0.8
     shutil.copy(PHOTOS / "coffee.png", "empty.png")
     shutil.copy(photo, "photo.jpg")
     assert main(["extract", "photo.jpg", "-o", "one.parquet", "--device", "cpu"]) == 0

@@ -213,7 +213,7 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     good = [i for i in range(40) if not 10 <= i < 20]
     assert [shade(sources[i]) for i in good] == good
     for i in range(10, 20):
-        assert "damaged from row 10 on" in reason(sources[i])
+        assert "corrupt from row 10 on" in reason(sources[i])
     write_parquet(file, rows[:3])  # a file put in its place
     assert shade(sources[2]) == 2
     assert "3 rows now" in reason(sources[20])
