@@ -140,10 +140,10 @@ TENSORS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]], str]] = {
     "NaN": (lambda: filled("conv.weight", float("nan")), "not finite, in conv.weight"),
     "infinity": (lambda: filled("bn.running_mean", float("inf")), "not finite, in bn.running_mean"),
     "minus infinity": (lambda: filled("bn.bias", float("-inf")), "not finite, in bn.bias"),
-    "a negative variance": (lambda: filled("bn.running_var", -1.0), "embeddings are not finite"),
+    "a negative variance": (lambda: filled("bn.running_var", -1.0), "not finite numbers"),
     "an overflow": (
         lambda: {**filled("conv.weight", 1e30), "bn.weight": torch.full((SIZE,), 1e30)},
-        "embeddings are not finite",
+        "not finite numbers",
     ),
     "whole numbers": (lambda: typed("conv.weight", torch.int8), "conv.weight has the type torch.int8"),
     "truth values": (lambda: typed("bn.bias", torch.bool), "bn.bias has the type torch.bool"),
