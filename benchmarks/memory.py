@@ -66,7 +66,7 @@ def main() -> None:
     print(
         f"first tenth: at most {first:.0f} MB; last tenth: at most {last:.0f} MB ({last - first:+.0f}); peak {peak:.0f}"
     )
-    print(f"{options.photos / seconds:.0f} photos/s on the clock")
+    print(f"{options.photos / seconds:.0f} photos/s of wall-clock time")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def detection(yunet: Path | None, rounds: int) -> dict[str, Any]:
 
 
 def many(photos: dict[str, bytes], ours: dict[str, ExpressionExtractor], count: int) -> dict[str, Any]:
-    """`extract_many` against a loop over `extract`, on the clock and in CPU time, once; without scenes of 12 MP."""
+    """`extract_many` against a loop over `extract`, in wall-clock and CPU time, once; without scenes of 12 MP."""
     mixed = list(itertools.islice(itertools.cycle(d for n, d in photos.items() if "12 MP" not in n), count))
     result: dict[str, Any] = {"photos": count}
     for key, one in ours.items():
@@ -129,7 +129,7 @@ def many(photos: dict[str, bytes], ours: dict[str, ExpressionExtractor], count: 
             seconds[name] = np.array([time.perf_counter(), time.process_time()]) - start
         clock, cpu = (seconds["loop"] / seconds["extract_many"]).tolist()
         rate = count / float(seconds["extract_many"][0])
-        result[key] = {"clock ratio": clock, "cpu ratio": cpu, "photos a second on the clock": rate}
+        result[key] = {"clock ratio": clock, "cpu ratio": cpu, "photos per second": rate}
         print(key, result[key], flush=True)
     return result
 
@@ -330,7 +330,7 @@ def other_lines(part: dict[str, Any]) -> list[str]:
         row(
             f"`extract_many`, {key}, {many['photos']} mixed photos, over a loop of `extract`",
             f"{many[key]['clock ratio']:.2f} times faster in wall-clock time, {many[key]['cpu ratio']:.2f} times less "
-            f"CPU; {many[key]['photos a second on the clock']:.1f} photos/s",
+            f"CPU; {many[key]['photos per second']:.1f} photos/s",
         )
     row("`encode`, 32 crops: CPU-ms a crop", f"{ms['torch 32']:.2f} ({ms['torch 1']:.1f} for one crop alone)")
     row("the same, int8 weights", f"{ms['int8 32']:.2f} ({ms['int8 1']:.1f} for one crop alone)")

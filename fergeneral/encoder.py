@@ -214,6 +214,11 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return chosen
 
 
+def ramp_crop(size: int) -> np.ndarray:
+    """(1, size, size, 3) uint8, always the same and of all brightnesses, to try a network on."""
+    return np.resize(np.arange(256, dtype=np.uint8), (1, size, size, 3))
+
+
 class CropNetwork(torch.nn.Module):
     """A frozen network with its preprocessing: (N, S, S, 3) uint8 RGB -> (N, D), as the network gives them.
 
@@ -227,26 +232,26 @@ class CropNetwork(torch.nn.Module):
 
     def __init__(self, network: torch.nn.Module, config: EncoderConfig) -> None:
         super().__init__()
-        plain = _same_tensors(network).eval()
-        device = next(plain.parameters()).device
+        device = next(network.parameters()).device
         mean, std = (
             255 * torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
             for values in (config.mean, config.std)
         )
         self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-        self.network = plain
-        folded = _folded(plain, std)
-        if config.architecture in _FOLDED or self._gives_the_same(folded, config.crop_size):
-            self.network, self.std = folded, None
+        self.register_buffer("std", None)
+        self.network = _folded(network, std)
+        if config.architecture not in _FOLDED:
+            plain = _same_tensors(network).eval()
+            if not self._gives_the_same(plain, std, config.crop_size):
+                self.network, self.std = plain, std
         self.requires_grad_(False)
 
-    def _gives_the_same(self, folded: torch.nn.Module, size: int) -> bool:
-        crops = torch.from_numpy(np.resize(np.arange(256, dtype=np.uint8), (1, size, size, 3))).to(self.mean.device)
+    def _gives_the_same(self, plain: torch.nn.Module, std: torch.Tensor, size: int) -> bool:
+        crops = torch.from_numpy(ramp_crop(size)).to(self.mean.device)
         try:
             with inference(self.mean.device):
-                expected = self(crops)
-                found = folded(crops.permute(0, 3, 1, 2) - self.mean)
+                expected = plain((crops.permute(0, 3, 1, 2) - self.mean) / std)
+                found = self(crops)
         except Exception:  # of a network that does not take this size, say, which is found out when it is used
             return False
         return bool((found - expected).abs().max() <= 1e-4 * expected.abs().max())
@@ -258,7 +263,7 @@ class CropNetwork(torch.nn.Module):
 
 
 def _folded(network: torch.nn.Module, std: torch.Tensor) -> torch.nn.Module:
-    folded: torch.nn.Module = _same_tensors(network)
+    folded: torch.nn.Module = _same_tensors(network).eval()
     _fold_batch_norm(folded)
     first = next((module for module in folded.modules() if isinstance(module, torch.nn.Conv2d)), None)
     if first is not None:
@@ -308,7 +313,7 @@ def _packed(module: CropNetwork, size: int) -> CropNetwork:
     """The same with packed convolutions: half the time for one crop, a tenth less for 32. Where this torch cannot do
     it, or gets another result, `module` as it is.
     """
-    crop = torch.from_numpy(np.resize(np.arange(256, dtype=np.uint8), (1, size, size, 3)))
+    crop = torch.from_numpy(ramp_crop(size))
     packed = _same_tensors(module)
     for parent in list(packed.modules()):
         for name, child in list(parent.named_children()):

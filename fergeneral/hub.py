@@ -21,7 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from fergeneral.card import license_text, model_card
-from fergeneral.encoder import Encoder, EncoderConfig, check_network, empty_network, fill_network
+from fergeneral.encoder import Encoder, EncoderConfig, check_network, empty_network, fill_network, ramp_crop
 from fergeneral.errors import DataError, ModelError
 from fergeneral.storage import read_weights, whole_file
 
@@ -172,16 +172,14 @@ def load_encoder(
     local_files_only: bool = False,
 ) -> Encoder:
     """Find, verify and load an encoder; the arguments are those of `ExpressionExtractor.from_pretrained`."""
-    packaged = _packaged_folders()
     if name_or_path is None:
+        packaged = _packaged_folders()
         if not packaged:
             raise ModelError("this installation has no packaged weights; give a folder or a Hub repository id")
         return load_folder(packaged[0], device)
-    if isinstance(name_or_path, (str, os.PathLike)) and os.path.isdir(name_or_path):
-        return load_folder(name_or_path, device)
-    for folder in packaged:
-        if str(name_or_path) == _read_config(folder).model_id:
-            return load_folder(folder, device)
+    folder = _local_folder(name_or_path)
+    if folder is not None:
+        return load_folder(folder, device)
     if not is_repository(name_or_path):
         raise ModelError(
             f"{str(name_or_path)!r} is neither a folder, nor one of the packaged weights {list_models()}, "
@@ -190,12 +188,18 @@ def load_encoder(
     return load_folder(_download(str(name_or_path), revision, local_files_only), device)
 
 
-def training_record(name_or_path: str | Path) -> dict[str, Any] | None:
+def _local_folder(name_or_path: str | Path) -> Path | None:
+    """A folder as it is, or that of the packaged weights of this name; None for any other name."""
+    if isinstance(name_or_path, (str, os.PathLike)) and os.path.isdir(name_or_path):
+        return Path(name_or_path)
+    folders = (folder for folder in _packaged_folders() if _read_config(folder).model_id == str(name_or_path))
+    return next(folders, None)
+
+
+def training_record(name_or_path: str | Path) -> Mapping[str, Any] | None:
     """The training.json of packaged weights or of a folder; None where there is none, and for a Hub repository."""
-    folders = [Path(name_or_path), *(folder for folder in _packaged_folders() if folder.name == str(name_or_path))]
-    file = next((folder / TRAINING_FILE for folder in folders if (folder / TRAINING_FILE).is_file()), None)
-    record = None if file is None else _read_record(file)
-    return None if record is None else dict(record)
+    folder = _local_folder(name_or_path)
+    return None if folder is None or not (folder / TRAINING_FILE).is_file() else _read_record(folder / TRAINING_FILE)
 
 
 def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
@@ -215,9 +219,8 @@ def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
         encoder: Encoder = load_int8(path.parent, config, device)
     else:
         encoder = Encoder(_network(path, config), config, device)
-    shape = (1, config.crop_size, config.crop_size, 3)
     try:
-        embedding = encoder.encode(np.resize(np.arange(256, dtype=np.uint8), shape))
+        embedding = encoder.encode(ramp_crop(config.crop_size))
     except Exception as error:  # ONNX Runtime's errors have no base of their own
         raise ModelError(f"{path} produced no embedding of a crop: {str(error)[:1000]}") from error
     if not np.isfinite(embedding).all():

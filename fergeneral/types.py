@@ -146,8 +146,9 @@ class VideoFrame(NamedTuple):
     faces: list[TrackedFace]
 
 
-# The detectors that go by a name: where their classes are, so that only the one that is used is imported. A class takes
-# `min_face_size` and `device`, has `detect`, and states `name` and `settings()`, which jobs store.
+# The detectors that go by a name, and where their classes are: as text, since the command line needs the names before
+# torch is loaded. A class takes `min_face_size` and `device`, has `detect`, and states `name` and `settings()`, which
+# jobs store.
 DETECTORS = {"mtcnn": "fergeneral.mtcnn:MTCNNDetector", "yunet": "fergeneral.yunet:YuNetDetector"}
 
 

@@ -334,6 +334,15 @@ def test_depthwise_gradients_in_float32_are_those_of_autograd() -> None:
         assert ours.state_dict().keys() == plain.state_dict().keys()
 
 
+def test_other_convolutions_are_left_alone() -> None:
+    """Their gradients would be wrong, or fail: of several outputs a channel, padded by name or not with zeros."""
+    several, by_name = nn.Conv2d(4, 8, 3, groups=4), nn.Conv2d(4, 4, 3, padding="same", groups=4)
+    mirrored = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", groups=4)
+    network = nn.ModuleList([several, by_name, mirrored, nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=2)])
+    compute_depthwise_gradients_in_float32(network)
+    assert all(type(module) is nn.Conv2d for module in network)
+
+
 def test_a_narrow_encoder_keeps_what_varies() -> None:
     """Against scikit-learn's PCA: the same distances, and no output that hardly varies."""
     generator = np.random.default_rng(0)

@@ -16,7 +16,12 @@ from torch.nn import functional as F
 def compute_depthwise_gradients_in_float32(network: nn.Module) -> None:
     """Replace, in place, the depthwise convolutions of `network`; names and weights stay as they are."""
     for module in network.modules():
-        if type(module) is nn.Conv2d and module.groups == module.in_channels > 1:
+        if (
+            type(module) is nn.Conv2d
+            and module.groups == module.in_channels == module.out_channels > 1
+            and module.padding_mode == "zeros"
+            and not isinstance(module.padding, str)
+        ):
             module.__class__ = _DepthwiseConv2d  # a copy would need every parent's attribute set
 
 

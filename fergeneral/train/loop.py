@@ -346,13 +346,14 @@ class Trainer:
         some = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(0))[:_NARROWED_BY]
         encoder.eval()
         size = self.recipe.crop_size
+
+        def features_of(rgb: Tensor) -> Tensor:
+            pixels = rgb.to(self.processes.device) / 255
+            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+            return encoder((pixels - self._mean) / self._std)
+
         with torch.inference_mode():
-            features = torch.cat(
-                [
-                    encoder((F.interpolate(rgb.to(self.processes.device) / 255, (size, size)) - self._mean) / self._std)
-                    for rgb in self.images.pixels[some, :3].split(64)
-                ]
-            )
+            features = torch.cat([features_of(rgb) for rgb in self.images.pixels[some, :3].split(64)])
         narrow(encoder, features.float().cpu(), self.recipe.embedding_size)
 
     def record(self) -> dict[str, Any]:

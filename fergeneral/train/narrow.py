@@ -14,21 +14,22 @@ def principal_subspace(features: Tensor, size: int) -> tuple[Tensor, Tensor, flo
     and a classifier that standardises its inputs, or 8-bit numbers of one scale, would make noise of them. Distances
     are those of the projection, turned or not.
     """
-    centred = features.double() - features.double().mean(dim=0)
+    x = features.double()
+    mean = x.mean(dim=0)
+    centred = x - mean
     variances, components = torch.linalg.eigh(centred.T @ centred)  # ascending
     kept = components[:, -size:].T
     rotation, _ = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(0)).double())
     weight = rotation @ kept
     share = float(variances[-size:].sum() / variances.sum())
-    return weight.float(), -(weight @ features.double().mean(dim=0)).float(), share
+    return weight.float(), -(weight @ mean).float(), share
 
 
-def narrow(network: nn.Module, features: Tensor, size: int) -> float:
-    """Give a timm network without classifier such a layer as its classifier, in place; returns the share kept."""
-    weight, bias, share = principal_subspace(features, size)
+def narrow(network: nn.Module, features: Tensor, size: int) -> None:
+    """Give a timm network without classifier such a layer as its classifier, in place."""
+    weight, bias, _ = principal_subspace(features, size)
     network.reset_classifier(size)  # type: ignore[operator]
     layer = network.get_classifier()  # type: ignore[operator]
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
-    return share
