@@ -54,7 +54,7 @@ def read_versions(text: str) -> dict[str, Version]:
     versions = {}
     for line in text.splitlines():
         try:
-            requirement = Requirement(line.split(" #")[0].strip())
+            requirement = Requirement(line.split(" #")[0].strip(" \\"))
         except InvalidRequirement:  # an option, a comment, an editable install
             continue
         pins = [pin for pin in requirement.specifier if pin.operator == "=="]
