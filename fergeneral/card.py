@@ -118,11 +118,11 @@ def model_card(
     made them; `notes`: Markdown of your own on known failure modes, put in as it is. Without one of them its part of
     the card says that nothing is known. Raises DataError for a record that lacks a field or is of other weights.
     """
-    with _reading("the training record"):
-        _check_training(config, training)
+    with reading("the training record"):
+        check_training(config, training)
         recipe = _recipe(training)
         data = _data_and_terms(config, training)
-    with _reading("the report"):
+    with reading("the report"):
         _check_report(config, report)
         metadata = _metadata(config, report)
         results = _results(config, report)
@@ -137,7 +137,7 @@ def license_text(config: EncoderConfig) -> str:
 
 
 @contextmanager
-def _reading(what: str) -> Iterator[None]:
+def reading(what: str) -> Iterator[None]:
     """Turn a field that is not there, or of another kind, into a DataError that names it."""
     try:
         yield
@@ -160,7 +160,8 @@ def _check_report(config: EncoderConfig, report: Row | None) -> None:
         )
 
 
-def _check_training(config: EncoderConfig, training: Row | None) -> None:
+def check_training(config: EncoderConfig, training: Row | None) -> None:
+    """Raise DataError for the record of a run that made other weights."""
     if training is None:
         return
     for field in ("architecture", "crop_size"):
