@@ -91,6 +91,10 @@ Union, for one, the AI Act (Regulation 2024/1689, Article 5(1)(f)) forbids it at
 medical or safety reasons.
 """
 
+_MORE = (
+    "`fergeneral info --terms FOLDER` prints the terms and the provenance, the hashes of the lists of images included."
+)
+
 _CITATION = """## Citation
 
 The objective CRS-CONT, which fergeneral implements independently, is due to its authors; they released no weights, and
@@ -249,8 +253,11 @@ for face in extractor.extract("photo.jpg"):
 
 
 def _data_and_terms(config: EncoderConfig, training: Row | None) -> str:
-    images = {} if training is None else training["images"]
-    return f"## Training data and terms\n\n{_terms(config, images)}"
+    record = {"images": {}} if training is None else training
+    hashes = "\n".join(f"- {title_of(name)}: `{digest}`" for name, digest in record.get("list_sha256", {}).items())
+    lists = f"SHA-256 of the lists of images (`fergeneral.datasets.list_sha256`):\n\n{hashes}" if hashes else ""
+    parts = ("## Training data and terms", _terms(config, record["images"]), lists, _MORE)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _terms(config: EncoderConfig, images: Mapping[str, int]) -> str:

@@ -47,9 +47,8 @@ def main() -> None:
         if not name.startswith(CUDA)
     ]
     cuda = sorted(name for name in names if name.startswith(CUDA))
-    text = (
-        HEAD.format(version=".".join(map(str, sys.version_info[:2])), platform=sys.platform) + "\n".join(lines) + "\n"
-    )
+    python = ".".join(map(str, sys.version_info[:2]))
+    text = HEAD.format(version=python, platform=sys.platform) + "\n".join(lines) + "\n"
     if cuda:
         stated = defaultdict(list)
         for name in cuda:

@@ -73,7 +73,8 @@ def encoder_row(path: Path, data: Path, lists: dict[str, Any]) -> dict[str, Any]
     record = json.loads((WEIGHTS / origin / "training.json").read_text(encoding="utf-8"))
     recorded = record["images"]
     for entry in config["training_data"]:
-        lists[entry] = train_list(data, entry)
+        if entry not in lists:
+            lists[entry] = train_list(data, entry)
     images = {name: lists[f"{name} (train)"]["images"] for name in recorded}
     hashes = {name: lists[f"{name} (train)"]["sha256"] for name in recorded}
     row = {"folder": path.parent.relative_to(WEIGHTS).as_posix(), "weights_sha256": config["weights_sha256"]}
@@ -96,11 +97,14 @@ def head_row(path: Path, data: Path, lists: dict[str, Any]) -> dict[str, Any]:
     entries = [
         f"{entry}{without}" for entry in config["training_data"] if not (without and entry.startswith("contempt"))
     ]
+    classes = config["classes"] if without else None
     for entry in entries:
-        lists[entry] = train_list(data, entry.removesuffix(without), config["classes"])
+        if entry not in lists:
+            lists[entry] = train_list(data, entry.removesuffix(without), classes)
     temperature = [f"ferplus (val){without}", f"affectnet8 (train), every {EVERY}th{without}"]
-    lists[temperature[0]] = row_of(data, "ferplus", lambda sample: sample.split == "val", config["classes"])
-    lists[temperature[1]] = every_seventh(data, config["classes"])
+    if temperature[0] not in lists:
+        lists[temperature[0]] = row_of(data, "ferplus", lambda sample: sample.split == "val", classes)
+        lists[temperature[1]] = every_seventh(data, classes)
     recorded = int(re.search(r"on (\d+) faces", config["method"])[1])  # type: ignore[index]
     images = sum(lists[entry]["images"] for entry in entries)
     return {
@@ -124,10 +128,10 @@ def train_list(data: Path, entry: str, classes: list[str] | None = None) -> dict
     name = entry.removesuffix(" (train)")
     row = row_of(data, name, lambda sample: sample.split in ("train", None), classes)
     left_out = {reason: count for reason, count in dataset_of(data / name).left_out if reason.startswith("near cop")}
-    return {**row, "near_duplicates_left_out": left_out} if classes is None or len(classes) == 8 else row
+    return {**row, "near_duplicates_left_out": left_out} if classes is None else row
 
 
-def every_seventh(data: Path, classes: list[str]) -> dict[str, Any]:
+def every_seventh(data: Path, classes: list[str] | None) -> dict[str, Any]:
     """What scripts/make_heads.py holds out of AffectNet8's train split; it counts the images before any are dropped."""
     folder = data / "affectnet8"
     chosen = {sample.path for sample in dataset_of(folder, False).samples[::EVERY]}
