@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fergeneral import similar as similar
     from fergeneral import sources as sources
     from fergeneral import storage as storage
+    from fergeneral import terms as terms
     from fergeneral import train as train
     from fergeneral import types as types
     from fergeneral import video as video
@@ -99,7 +100,7 @@ _HOME = {
 # That the documentation names; as attributes, so that `import fergeneral` is enough to use them.
 _MODULES = (
     *("datasets", "distributed", "drawing", "encoder", "errors", "evaluate", "export", "heads", "images", "int8"),
-    *("jobs", "similar", "sources", "storage", "train", "transformer", "types", "video"),
+    *("jobs", "similar", "sources", "storage", "terms", "train", "transformer", "types", "video"),
 )
 
 

@@ -91,6 +91,10 @@ Union, for one, the AI Act (Regulation 2024/1689, Article 5(1)(f)) forbids it at
 medical or safety reasons.
 """
 
+_MORE = (
+    "`fergeneral info --terms FOLDER` prints the terms and the provenance, the hashes of the lists of images included."
+)
+
 _CITATION = """## Citation
 
 The objective CRS-CONT, which fergeneral implements independently, is due to its authors; they released no weights, and
@@ -118,11 +122,11 @@ def model_card(
     made them; `notes`: Markdown of your own on known failure modes, put in as it is. Without one of them its part of
     the card says that nothing is known. Raises DataError for a record that lacks a field or is of other weights.
     """
-    with _reading("the training record"):
-        _check_training(config, training)
+    with reading("the training record"):
+        check_training(config, training)
         recipe = _recipe(training)
         data = _data_and_terms(config, training)
-    with _reading("the report"):
+    with reading("the report"):
         _check_report(config, report)
         metadata = _metadata(config, report)
         results = _results(config, report)
@@ -137,7 +141,7 @@ def license_text(config: EncoderConfig) -> str:
 
 
 @contextmanager
-def _reading(what: str) -> Iterator[None]:
+def reading(what: str) -> Iterator[None]:
     """Turn a field that is not there, or of another kind, into a DataError that names it."""
     try:
         yield
@@ -160,7 +164,8 @@ def _check_report(config: EncoderConfig, report: Row | None) -> None:
         )
 
 
-def _check_training(config: EncoderConfig, training: Row | None) -> None:
+def check_training(config: EncoderConfig, training: Row | None) -> None:
+    """Raise DataError for the record of a run that made other weights."""
     if training is None:
         return
     for field in ("architecture", "crop_size"):
@@ -248,8 +253,11 @@ for face in extractor.extract("photo.jpg"):
 
 
 def _data_and_terms(config: EncoderConfig, training: Row | None) -> str:
-    images = {} if training is None else training["images"]
-    return f"## Training data and terms\n\n{_terms(config, images)}"
+    record = {"images": {}} if training is None else training
+    hashes = "\n".join(f"- {title_of(name)}: `{digest}`" for name, digest in record.get("list_sha256", {}).items())
+    lists = f"SHA-256 of the lists of images (`fergeneral.datasets.list_sha256`):\n\n{hashes}" if hashes else ""
+    parts = ("## Training data and terms", _terms(config, record["images"]), lists, _MORE)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _terms(config: EncoderConfig, images: Mapping[str, int]) -> str:

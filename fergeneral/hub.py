@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import re
 import reprlib
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +40,10 @@ _REPOSITORY = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9][A-Za-z0-9_.\-]*/[A-Za-z0-9
 _REVISION = re.compile(r"(?!/|.*(\.\.|//))[^\x00-\x20\x7f~^:?*\[\\]{1,255}")  # as git; it becomes a path in the cache
 _MOST_CONFIG_BYTES = 2**20  # ours has a thousand
 _MOST_WEIGHT_BYTES = 2**30  # a tenth of this is float32 weights of the largest architecture
+RESEARCH_ONLY = "research only"  # what such a licence begins with, in config.json and head.json
+_LOGGER = logging.getLogger("fergeneral")
+_logged: set[str] = set()  # SHA-256 of weights whose terms were logged in this process
+_log_lock = threading.Lock()
 
 
 def save_folder(folder: str | Path, state: dict[str, torch.Tensor], config: EncoderConfig) -> EncoderConfig:
@@ -196,6 +202,14 @@ def _local_folder(name_or_path: str | Path) -> Path | None:
     return next(folders, None)
 
 
+def find_config(name_or_path: str | Path | None) -> EncoderConfig | None:
+    """The configuration of packaged weights (None: the default's) or of a folder; None where neither is meant."""
+    if name_or_path is None:
+        return next(iter(packaged_models()), None)
+    folder = _local_folder(name_or_path)
+    return None if folder is None else _read_config(folder)
+
+
 def training_record(name_or_path: str | Path) -> Mapping[str, Any] | None:
     """The training.json of packaged weights or of a folder; None where there is none, and for a Hub repository."""
     folder = _local_folder(name_or_path)
@@ -225,7 +239,19 @@ def load_folder(folder: str | Path, device: str | None = None) -> Encoder:
         raise ModelError(f"{path} produced no embedding of a crop: {str(error)[:1000]}") from error
     if not np.isfinite(embedding).all():
         raise ModelError(f"{path} produced embeddings that are not finite numbers")
+    log_terms(config.model_id, config.license, config.weights_sha256)
     return encoder
+
+
+def log_terms(name: str, license: str, sha256: str) -> None:
+    """Log at INFO level that weights are for research only, once for each of them in a process."""
+    if not license.lower().startswith(RESEARCH_ONLY):
+        return
+    with _log_lock:
+        if sha256 in _logged:
+            return
+        _logged.add(sha256)
+    _LOGGER.info("%s: %s; `fergeneral info --terms` shows the terms", name, license.partition(":")[0])
 
 
 def verified_weights(path: Path, config: EncoderConfig) -> bytes:

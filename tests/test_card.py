@@ -247,6 +247,14 @@ def test_cost_in_gpu_minutes(minutes: float, device: str, text: str) -> None:
     assert text in section(model_card(CONFIG, training=record), "## Training")
 
 
+def test_hashes_of_lists_are_told_where_the_run_recorded_them(card: str) -> None:
+    record = {**TRAINING, "list_sha256": {"rafdb": "ab" * 32, "affectnet": "cd" * 32}}
+    data = section(model_card(CONFIG, training=record), "## Training data and terms")
+    assert f"- RAF-DB: `{'ab' * 32}`\n- AffectNet-part: `{'cd' * 32}`\n" in data
+    assert "SHA-256" not in section(card, "## Training data and terms")
+    assert "fergeneral info --terms" in section(card, "## Training data and terms")
+
+
 def test_without_records_nothing_is_claimed() -> None:
     card = model_card(CONFIG)
     assert re.findall(r"^## (.+)$", card, re.MULTILINE) == HEADINGS

@@ -468,6 +468,7 @@ def test_every_recipe_runs_from_data_to_embeddings(
     assert out is not None
     record = json.loads((out / "training.json").read_text())
     assert record["images"] == {"faces": 64 * len(recipe.datasets)}
+    assert set(record["list_sha256"]) == {"faces"}
     extractor = ExpressionExtractor.from_pretrained(out, device="cpu")
     assert extractor.config.model_id == name
     assert extractor.config.weights_sha256 == record["weights_sha256"]

@@ -188,6 +188,14 @@ def _parser() -> argparse.ArgumentParser:
     card.set_defaults(run=_card)
     info = commands.add_parser("info", help="show versions, devices and weights", description=_info.__doc__)
     _add_json_option(info, "print it as one JSON object")
+    info.add_argument(
+        "--terms",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="show the terms and the provenance of an encoder or a head instead: packaged name, ENCODER/HEAD or folder "
+        "(default: the packaged encoder)",
+    )
     _add_model_options(info)
     info.set_defaults(run=_info)
     for command in commands.choices.values():
@@ -921,6 +929,8 @@ def _info(options: argparse.Namespace) -> int:
     import dataclasses
     from importlib.metadata import PackageNotFoundError, version
 
+    if options.terms is not None:
+        return _terms(options)
     extractor = _load(options)
     versions: dict[str, str | None] = {"fergeneral": __version__}
     for package in ("torch", "torchvision", "timm", "facenet-pytorch", "huggingface_hub", "pillow", "numpy"):
@@ -936,4 +946,19 @@ def _info(options: argparse.Namespace) -> int:
         print(f"{package:<18} {number or 'not installed'}")
     for name, value in {"device": device, **config}.items():
         print(f"{name:<18} {value}")
+    return 0
+
+
+def _terms(options: argparse.Namespace) -> int:
+    from fergeneral.terms import terms_of
+
+    with _usage():
+        if options.model or options.revision or options.device:
+            raise DataError("--terms takes the name itself: leave out --model, --revision and --device")
+    terms = terms_of(options.terms or None)
+    if options.json:
+        print(json.dumps(terms.to_dict(), indent=2))
+        return 0
+    for line in str(terms).split("\n"):
+        print(printable(line, sys.stdout))
     return 0

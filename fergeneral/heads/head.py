@@ -542,6 +542,16 @@ def list_heads(model_id: str | None = None) -> list[str]:
     return sorted(names, key=lambda name: name != DEFAULT_HEAD)
 
 
+def find_head_config(name_or_path: str | Path) -> HeadConfig | None:
+    """The configuration of a head in a folder, of a packaged one of the default encoder ("expressions-8"), or of
+    another one ("ENCODER/HEAD"); None where none is meant."""
+    if os.path.isdir(name_or_path) and Path(name_or_path, HEAD_CONFIG_FILE).is_file():
+        return _read_config(Path(name_or_path))
+    encoder, slash, name = str(name_or_path).rpartition("/")
+    wanted = encoder if slash else next(iter(hub.list_models()), None)
+    return next((config for config, _ in _packaged() if (config.encoder_id, config.name) == (wanted, name)), None)
+
+
 def _packaged() -> Iterator[tuple[HeadConfig, Path]]:
     weights = hub.weights_folder()
     if weights is None:
@@ -586,7 +596,9 @@ def _load_folder(folder: Path) -> Head:
     if set(arrays) != set(wanted) or any(array.dtype != np.float32 for array in arrays.values()):
         held = {name: str(array.dtype) for name, array in arrays.items()}
         raise ModelError(f"{path} must hold mean, scale, weight and bias as float32, it holds {reprlib.repr(held)}")
-    return Head(config, *(arrays[name] for name in wanted))
+    head = Head(config, *(arrays[name] for name in wanted))
+    hub.log_terms(f"{config.encoder_id}/{config.name}", config.license, config.weights_sha256)
+    return head
 
 
 def _read_config(folder: Path) -> HeadConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from fergeneral.datasets import COARSE_LABELS, COARSE_OF, EXPRESSIONS, Dataset, expression_of, open_dataset
+from fergeneral.datasets import (
+    COARSE_LABELS,
+    COARSE_OF,
+    EXPRESSIONS,
+    Dataset,
+    expression_of,
+    list_sha256,
+    open_dataset,
+)
 from fergeneral.errors import DataError
 from fergeneral.train.config import Recipe
 
@@ -51,6 +60,14 @@ class TrainingSet:
         for tensor in (self.fine, self.target, self.weight, self.pool):
             digest.update(tensor.cpu().numpy().tobytes())
         return f"{len(self)} images, {digest.hexdigest()[:16]}"
+
+    def list_sha256(self) -> dict[str, str]:
+        """`fergeneral.datasets.list_sha256` of the images of each data set, by its name."""
+        rows: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
+        for name, label, weight in zip(self.names, self.fine.tolist(), self.weight.tolist(), strict=True):
+            dataset, _, path = name.partition("/")
+            rows[dataset].append((path, EXPRESSIONS[label], weight))
+        return {dataset: list_sha256(of_dataset) for dataset, of_dataset in rows.items()}
 
     def to(self, device: torch.device) -> TrainingSet:
         """The same data with images and labels on a device; indices stay on the CPU, where parameters are drawn."""

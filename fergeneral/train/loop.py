@@ -367,6 +367,7 @@ class Trainer:
             "minutes": round(self.run.seconds / 60, 1),
             "device": self.processes.machine(),
             "images": dict(Counter(name.partition("/")[0] for name in self.images.names)),
+            "list_sha256": self.images.list_sha256(),
             "steps": self.run.step,
             "images_drawn": self.run.step * self.recipe.batch_size,
             "torch": torch.__version__,
