@@ -201,6 +201,6 @@ FACE_CONDITIONS: dict[str, list[tuple[str, Change]]] = {
     "shadow on half": [(f"{light:.0%} of light", with_shadow(light)) for light in (0.5, 0.25, 0.1)],
     "occlusion": [("eyes", _without_eyes), ("mouth", _without_mouth)],
     "glasses (drawn)": [("frame", with_glasses(dark=False)), ("sunglasses", with_glasses(dark=True))],
-    "JPEG": [(f"quality {quality}", _with_jpeg(quality)) for quality in (50, 20, 10)],
-    "blur": [(f"{share:.0%} of eyes", _with_blur(share)) for share in (0.05, 0.1, 0.2)],
+    "JPEG": [(f"quality {quality}", _with_jpeg(quality)) for quality in (20, 10, 5)],
+    "blur": [(f"{share:.0%} of eyes", _with_blur(share)) for share in (0.05, 0.1, 0.2, 0.4)],
 }

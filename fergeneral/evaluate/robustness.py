@@ -78,6 +78,7 @@ def _noisy(sigma: float) -> Corruption:
 
 def compressed(quality: int) -> Corruption:
     """JPEG of this quality, 1 to 100, written and read again."""
+
     def change(image: Image.Image, random: np.random.Generator, points: np.ndarray) -> Image.Image:
         data = io.BytesIO()
         image.save(data, "JPEG", quality=quality)
@@ -88,6 +89,7 @@ def compressed(quality: int) -> Corruption:
 
 def shrunk(side: int) -> Corruption:
     """The image with `side` pixels on its longer side, by averages; one that has no more stays as it is."""
+
     def change(image: Image.Image, random: np.random.Generator, points: np.ndarray) -> Image.Image:
         scale = side / max(image.size)
         if scale >= 1:
