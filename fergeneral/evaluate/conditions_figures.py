@@ -114,12 +114,12 @@ def _panel(
         x = [at + 0.06 * (number - (len(lines) - 1) / 2) for at in range(len(order))]
         y = [values[places[at]][0] for at in order]
         intervals = [values[places[at]][1] for at in order]
-        style = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
         shown = [math.nan if value is None else value for value in y]
-        axis.plot(x, shown, linestyle="-" if graded else "", markersize=5, label=name, **style)
+        axis.plot(x, shown, marker, linestyle="-" if graded else "", color=colour, markersize=5, label=name)
         for at, interval in zip(x, intervals, strict=True):
             if interval is not None:
-                axis.plot([at, at], interval, color=style["color"], linewidth=1, alpha=0.6)
+                axis.plot([at, at], interval, color=colour, linewidth=1, alpha=0.6)
     axis.set_title(group, fontsize=10)
     axis.set_xlim(-0.5, len(order) - 0.5)
     axis.set_xticks(
