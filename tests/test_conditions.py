@@ -207,6 +207,7 @@ def test_detectors_of_known_behaviour(classifier: ExpressionClassifier, photos: 
         always = row["detectors"]["always"]
         assert (always["found"], always["landmark_error"], always["n_found"]) == (1.0, 0.0, 8)
         assert always["accuracy"] == always["accuracy_found"] == row["aligned"]["accuracy"], "the same crop"
+        assert np.mean(list(always["recall"].values())) == pytest.approx(always["accuracy"]), "as many of each"
     assert 0.5 <= rows["clean", ""]["aligned"]["accuracy"] <= 1
     assert len({row["aligned"]["accuracy"] for row in rows.values()}) > 1, "conditions matter"
     for pixels in (64, 48, 32, 24, 16):

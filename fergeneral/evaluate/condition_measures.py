@@ -60,8 +60,9 @@ def photo_conditions(
         ``detectors``: ``found``, the share with a box that overlaps the detector's clean box by more than 0.4
         (intersection over union, of the box that overlaps it most); ``landmark_error``, the mean distance of the found
         landmarks from the detector's clean ones, in distances between the eyes; ``accuracy``, where a face that is not
-        found is wrong, and ``accuracy_found``, among ``n_found``. ``aligned``: accuracy of the crop that is cut at the
-        clean landmarks, which says what the encoder loses when detection is no part of it. Intervals are Wilson's.
+        found is wrong, with the ``recall`` of each label, and ``accuracy_found``, among ``n_found``. ``aligned``:
+        accuracy and recall of the crop that is cut at the clean landmarks, which says what the encoder loses when
+        detection is no part of it. Intervals are Wilson's.
 
     Raises
     ------
@@ -309,28 +310,36 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _photo_rows(looks: Sequence[tuple[str, _Seen, np.ndarray]], names: Sequence[str]) -> list[dict[str, Any]]:
-    truth = np.array([label for label, _, _ in looks])[:, None]
+    truth = np.array([label for label, _, _ in looks])
     conditions = all_conditions()
     predicted = np.array([row for _, _, row in looks]).reshape(len(looks), len(conditions), 1 + len(names))
-    right = predicted.swapaxes(0, 1) == truth  # (C, N, 1 + D)
+    right = predicted.swapaxes(0, 1) == truth[:, None]  # (C, N, 1 + D)
     found = np.stack([seen.found for _, seen, _ in looks], axis=1)  # (C, N, D)
     errors = np.stack([seen.errors for _, seen, _ in looks], axis=1)
     rows = []
     for i, (group, severity, _) in enumerate(conditions):
-        of = {name: _detector_row(found[i, :, j], errors[i, :, j], right[i, :, j + 1]) for j, name in enumerate(names)}
-        aligned = wilson_share(right[i, :, 0], "accuracy")
+        of = {
+            name: _detector_row(found[i, :, j], errors[i, :, j], right[i, :, j + 1], truth)
+            for j, name in enumerate(names)
+        }
+        aligned = wilson_share(right[i, :, 0], "accuracy") | _recall(right[i, :, 0], truth)
         rows.append({"group": group, "severity": severity, "n": len(looks), "detectors": of, "aligned": aligned})
     return rows
 
 
-def _detector_row(found: np.ndarray, errors: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+def _detector_row(found: np.ndarray, errors: np.ndarray, right: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     return {
         **wilson_share(found, "found"),
         "landmark_error": rounded(errors[found].mean()) if found.any() else None,
         **wilson_share(found & right, "accuracy"),
+        **_recall(found & right, truth),
         "n_found": int(found.sum()),
         "accuracy_found": rounded(right[found].mean()) if found.any() else None,
     }
+
+
+def _recall(right: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    return {"recall": {label: rounded(right[truth == label].mean()) for label in class_counts(truth.tolist())}}
 
 
 def _changed_crop(

@@ -216,7 +216,8 @@ def _photos(record: Row) -> str:
         for of in row["detectors"].values():
             cells += [_interval(of, "found"), _number(of["landmark_error"], 1, "%"), _interval(of, "accuracy")]
             cells.append(_number(of["accuracy_found"], 1))
-        rows.append([*cells, _interval(row["aligned"], "accuracy")])
+        recall = " / ".join(_number(value, 1) for value in row["aligned"]["recall"].values())
+        rows.append([*cells, _interval(row["aligned"], "accuracy"), recall])
     labels = ", ".join(f"{label} {count}" for label, count in photos["labels"].items())
     left_out = ", ".join(f"{_name(name)} {count}" for name, count in photos["left_out"].items())
     return f"""## Photos: {title_of(photos["data"])}
@@ -225,10 +226,10 @@ def _photos(record: Row) -> str:
 {photos["eyes_apart"]:.0f} pixels apart (medians). Photos left out since the detector found no face in the clean photo:
 {left_out}. Found: a box that overlaps the detector's clean one by more than 0.4 (intersection over union). Landmark
 error: mean distance from the detector's own clean landmarks, in % of the distance between the eyes. Accuracy is the
-head's; a face that is not found is wrong. Last column: the crop is cut at the clean landmarks. All in %, with 95 %
+head's; a face that is not found is wrong. Aligned: the crop is cut at the clean landmarks. All in %, with 95 %
 intervals (Wilson). Glasses are drawn.
 
-{_table([*header, "aligned: accuracy"], rows)}"""
+{_table([*header, "aligned: accuracy", f"recall of {' / '.join(photos['labels'])}"], rows)}"""
 
 
 def _crops(record: Row) -> str:

@@ -34,7 +34,7 @@ from fergeneral.storage import whole_file
 from fergeneral.types import DETECTORS, Detector
 
 CONDITIONS_JSON_FILE, CONDITIONS_MARKDOWN_FILE = "conditions.json", "conditions.md"
-PHOTOS, CROPS, POSE_IMAGES = 68, 400, 1000  # read by default, so that all takes about 200 seconds on two cores
+PHOTOS, CROPS, POSE_IMAGES = 60, 300, 1000  # read by default, so that all takes about 200 seconds on two cores
 
 
 def evaluate_conditions(
