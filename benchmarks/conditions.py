@@ -25,6 +25,7 @@ from fergeneral.types import Detector
 
 LEAST_SIDE = 320  # pixels
 MIDDLE = 0.5  # of the range of brightness: where the median is put
+FAR = 0.3  # from the middle: images whose median is nearer stay as they are
 
 
 def main() -> None:
@@ -73,11 +74,13 @@ def enlarged(image: Image.Image) -> Image.Image:
 
 
 def normalised(image: Image.Image) -> Image.Image:
-    """By the gamma, 1/4 to 4, that puts the median of the central half of the image in the middle."""
+    """By the gamma, 1/4 to 4, that puts the median of the central half of a dark or bright image in the middle."""
     grey = np.asarray(image.convert("L"))
     height, width = grey.shape
     centre = grey[height // 4 : height - height // 4, width // 4 : width - width // 4]
     median = float(np.clip(np.median(centre) / 255, 1 / 255, 254 / 255))
+    if abs(median - MIDDLE) <= FAR:
+        return image
     gamma = float(np.clip(np.log(MIDDLE) / np.log(median), 0.25, 4))
     return image.point(np.rint(255 * (np.arange(256) / 255) ** gamma).astype(int).tolist() * 3)
 
