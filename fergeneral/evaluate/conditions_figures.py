@@ -57,7 +57,8 @@ def draw_conditions(record: Row, folder: Path) -> list[str]:
         if kind == "accuracy":
             lines["crop at the clean landmarks"] = [(*_pair(row["aligned"], kind),) for row in photos["conditions"]]
         file = f"photos_{kind}.png"
-        _draw(photos["conditions"], lines, f"{title}\n{about}, 95 % intervals (Wilson)", words, folder / file)
+        intervals = "" if kind == "landmark_error" else ", 95 % intervals (Wilson)"
+        _draw(photos["conditions"], lines, f"{title}\n{about}{intervals}", words, folder / file)
         drawn.append(file)
     if crops:
         lines = {
@@ -137,7 +138,8 @@ def _draw_pose(record: Row, target: Path) -> None:
         panels.append((f"Linear probe on clean crops, {title_of(record['crops']['data'])}", "accuracy", lines))
     if pose["photos"]:
         lines = {f"{_name(row['found_by'])}, of faces of {_name(row['by'])}": row["bins"] for row in pose["photos"]}
-        panels.append(("Faces of one detector that another finds", "found", lines))
+        title = f"Faces of one detector that another finds, {title_of(pose['photos'][0]['data'])}"
+        panels.append((title, "found", lines))
     figure = Figure(figsize=(5.2 * len(panels), 4.0), layout="constrained")
     for axis, (title, key, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for number, (name, bins) in enumerate(lines.items()):
@@ -270,7 +272,7 @@ def _photo_pose(record: Row) -> str:
         for part in row["bins"]
     ]
     first = record["pose"]["photos"][0]
-    return f"""## Pose: faces found
+    return f"""## Pose: faces found in {title_of(first["data"])}
 
 Of the largest face that one detector finds, how often another finds it, by the pose that the first one's landmarks say;
 {first["n"]} photos, in {first["neither"]} of which neither of the first pair finds a face. A face that no detector

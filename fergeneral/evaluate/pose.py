@@ -16,6 +16,7 @@ from fergeneral.encoder import Encoder
 from fergeneral.errors import ImageError
 from fergeneral.evaluate.cache import EmbeddingCache
 from fergeneral.evaluate.condition_measures import closest_face, each_image, wilson_share
+from fergeneral.evaluate.inputs import name_of
 from fergeneral.evaluate.probe import Probe
 from fergeneral.evaluate.robustness import MARGIN
 from fergeneral.types import Detection, Detector
@@ -109,7 +110,7 @@ def photo_pose(photos: Dataset, detectors: Mapping[str, Detector]) -> list[dict[
     Returns
     -------
     list of dict
-        ``by`` (the detector whose landmarks give the bins), ``found_by`` (whose share it is), ``n`` photos,
+        ``data``, ``by`` (the detector whose landmarks give the bins), ``found_by`` (whose share it is), ``n`` photos,
         ``neither``: photos in which none of both found a face, and ``bins``: ``bin``, ``n``, ``found``, ``interval``.
     """
     looks = list(each_image(photos, functools.partial(_faces_of, detectors)))
@@ -124,7 +125,16 @@ def photo_pose(photos: Dataset, detectors: Mapping[str, Detector]) -> list[dict[
                 ]
                 bins = _by_bin([_offset(face) for face in largest], np.array(again), "found")[:-1]
                 neither = sum(not faces[by] and not faces[other] for faces in looks)
-                rows.append({"by": by, "found_by": other, "n": len(looks), "neither": neither, "bins": bins})
+                rows.append(
+                    {
+                        "data": name_of(photos),
+                        "by": by,
+                        "found_by": other,
+                        "n": len(looks),
+                        "neither": neither,
+                        "bins": bins,
+                    }
+                )
     return rows
 
 
