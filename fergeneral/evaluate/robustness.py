@@ -63,7 +63,8 @@ def conditions(
     return [clean, *corrupted, *moved, *found]
 
 
-def _blurred(sigma: float) -> Corruption:
+def blurred(sigma: float) -> Corruption:
+    """Gaussian blur; `sigma`: its standard deviation, as a share of the image's longer side."""
     return lambda image, random, points: image.filter(ImageFilter.GaussianBlur(sigma * _side(image)))
 
 
@@ -75,7 +76,9 @@ def _noisy(sigma: float) -> Corruption:
     return change
 
 
-def _compressed(quality: int) -> Corruption:
+def compressed(quality: int) -> Corruption:
+    """JPEG of this quality, 1 to 100, written and read again."""
+
     def change(image: Image.Image, random: np.random.Generator, points: np.ndarray) -> Image.Image:
         data = io.BytesIO()
         image.save(data, "JPEG", quality=quality)
@@ -84,7 +87,9 @@ def _compressed(quality: int) -> Corruption:
     return change
 
 
-def _shrunk(side: int) -> Corruption:
+def shrunk(side: int) -> Corruption:
+    """The image with `side` pixels on its longer side, by averages; one that has no more stays as it is."""
+
     def change(image: Image.Image, random: np.random.Generator, points: np.ndarray) -> Image.Image:
         scale = side / max(image.size)
         if scale >= 1:
@@ -95,11 +100,13 @@ def _shrunk(side: int) -> Corruption:
     return change
 
 
-def _eyes_covered(image: Image.Image, random: np.random.Generator, points: np.ndarray) -> Image.Image:
+def eyes_covered(image: Image.Image, random: np.random.Generator, points: np.ndarray) -> Image.Image:
+    """A grey bar over both eyes."""
     return _covered(image, points[0], points[1], points, 0.5, 0.3)
 
 
-def _mouth_covered(image: Image.Image, random: np.random.Generator, points: np.ndarray) -> Image.Image:
+def mouth_covered(image: Image.Image, random: np.random.Generator, points: np.ndarray) -> Image.Image:
+    """A grey bar over the mouth."""
     return _covered(image, points[3], points[4], points, 0.3, 0.4)
 
 
@@ -134,11 +141,11 @@ def _side(image: Image.Image) -> float:
 # Group -> (severity, change), mild to severe. Of blur and noise the standard deviation is stated. An image whose longer
 # side is no longer than that of "low resolution" stays as it is.
 CONDITIONS: dict[str, list[tuple[str, Corruption]]] = {
-    "blur": [(f"{share:.0%} of side", _blurred(share)) for share in (0.01, 0.02, 0.04)],
+    "blur": [(f"{share:.0%} of side", blurred(share)) for share in (0.01, 0.02, 0.04)],
     "noise": [(f"{sigma}/255", _noisy(sigma)) for sigma in (10, 20, 40)],
-    "JPEG": [(f"quality {quality}", _compressed(quality)) for quality in (50, 20, 10)],
-    "low resolution": [(f"{side} px", _shrunk(side)) for side in (64, 48, 32, 24, 16)],
-    "occlusion": [("eyes", _eyes_covered), ("mouth", _mouth_covered), ("square, 40%", _square_covered)],
+    "JPEG": [(f"quality {quality}", compressed(quality)) for quality in (50, 20, 10)],
+    "low resolution": [(f"{side} px", shrunk(side)) for side in (64, 48, 32, 24, 16)],
+    "occlusion": [("eyes", eyes_covered), ("mouth", mouth_covered), ("square, 40%", _square_covered)],
 }
 
 
