@@ -119,7 +119,7 @@ class Measures:
         return rows
 
     def expressions(self, head: Head, known: np.ndarray | None) -> list[dict[str, Any]]:
-        """What a head says of the faces; `known` (N,) str: the true class, "" for none of the head's; None: not known."""
+        """What a head says of the faces; `known` (N,) str: true classes, "" for none of the head's; None: not known."""
         logits = head.logits(self._seen.embeddings)
         predicted = np.array(head.classes)[logits.argmax(axis=1)]
         if known is None:

@@ -93,10 +93,10 @@ def evaluate_groups(
         of photos in which one of these loses the face. ``moves``: the same for each of these. ``expressions``, a list
         as ``detection``: of ``n`` faces, ``accuracy``, ``recall`` of each class and ``ece`` (expected calibration
         error, 15 bins), or the predicted ``rates``. ``folds``: None, or the accuracy by group of the cross-validation.
-        ``gaps``: for each column of groups and each of these figures the largest difference between two groups, with the p value
-        of all groups being alike and ``p_holm``, corrected by Holm's method for all tests of the report; see
-        `fergeneral.evaluate.gaps.largest_gap`. Groups of fewer than 10 people (photos, where people are not known) are
-        shown, but not compared. Each figure has its 95 % interval, ``..._interval``, where there is one: of shares
+        ``gaps``: for each column of groups and each of these figures the largest difference between two groups, with
+        the p value of all groups being alike and ``p_holm``, corrected by Holm's method for all tests of the report;
+        see `fergeneral.evaluate.gaps.largest_gap`. Groups of fewer than 10 people (photos, where people are not known)
+        are shown, but not compared. Each figure has its 95 % interval, ``..._interval``, where there is one: of shares
         Wilson's, of means a bootstrap; where people have several photos, a bootstrap over people.
 
     Raises
