@@ -91,7 +91,8 @@ def _found(report: Report) -> str:
         [row["detector"], *_place(row), _size(row), _percent(row, "found"), _plain_percent(row["several"])]
         for row in report["detection"]
     ]
-    return f"## Faces found{_pictures(report, 'found')}\n\n{_table(header, rows)}"
+    text = "## Faces found\n\nThe photos in which no face was found are listed in groups.json, as `without_face`."
+    return f"{text}{_pictures(report, 'found')}\n\n{_table(header, rows)}"
 
 
 def _stability(report: Report) -> str:

@@ -84,20 +84,27 @@ def evaluate_groups(
     Returns
     -------
     dict
-        Ready for JSON, shares and errors rounded to four decimals. ``table``: what was read, and ``unreadable`` photos,
-        which count nowhere else. ``detection``, a list, for each detector of all photos (``column`` and ``group`` None)
-        and of each group: ``n`` photos, ``people``, ``found`` share with a face, ``several`` share with more than one;
-        of the ``n_stability`` photos with a face on which it was measured, ``error_mean``, ``error_median`` and
-        ``error_90`` (90th percentile) of the mean distance, in % of the distance between the eyes, of the landmarks
-        from where they were, when the photo is moved by 1 and 3 pixels or scaled by 0.9 and 1.1; and the share ``lost``
-        of photos in which one of these loses the face. ``moves``: the same for each of these. ``expressions``, a list
-        as ``detection``: of ``n`` faces, ``accuracy``, ``recall`` of each class and ``ece`` (expected calibration
-        error, 15 bins), or the predicted ``rates``. ``folds``: None, or the accuracy by group of the cross-validation.
-        ``gaps``: for each column of groups and each of these figures the largest difference between two groups, with
-        the p value of all groups being alike and ``p_holm``, corrected by Holm's method for all tests of the report;
-        see `fergeneral.evaluate.gaps.largest_gap`. Groups of fewer than 10 people (photos, where people are not known)
-        are shown, but not compared. Each figure has its 95 % interval, ``..._interval``, where there is one: of shares
-        Wilson's, of means a bootstrap; where people have several photos, a bootstrap over people.
+        Ready for JSON, shares and errors rounded to four decimals. Each share and mean has its 95 % interval,
+        ``..._interval``: of shares Wilson's, of means a bootstrap; where people have several photos, a bootstrap over
+        people.
+
+        - ``table``: what was read, and ``unreadable`` photos, which count nowhere else.
+        - ``without_face``: by detector, the photos in which it found no face.
+        - ``detection``: a list, by detector, of all photos (``column`` and ``group`` None) and of each group. ``n``
+          photos, ``people``, the shares ``found`` with a face and ``several`` with more than one. Of ``n_stability``
+          photos with a face, ``error_mean``, ``error_median`` and ``error_90`` (90th percentile) of the mean distance
+          of the landmarks from where they were, in % of the distance between the eyes, over four moves: the photo is
+          moved by 1 and 3 pixels, and scaled by 0.9 and 1.1; and the share ``lost`` of those in which one of these
+          loses the face.
+        - ``moves``: the same for each of these moves.
+        - ``expressions``: a list, of all and each group. Of ``n`` faces, ``accuracy``, ``recall`` of each class and
+          ``ece`` (expected calibration error, 15 bins); without labels, the predicted ``rates``. ``left_out``: photos
+          whose label is no class of the head.
+        - ``folds``: None, or the accuracy of the cross-validation, of all and each group.
+        - ``gaps``: for each column and each of these figures the largest difference between two groups, with the p
+          value of all groups being alike, and ``p_holm``, corrected by Holm's method for all tests of the report: see
+          `fergeneral.evaluate.gaps.largest_gap`. Groups of fewer than 10 people (photos, where people are not known)
+          are shown, but not compared.
 
     Raises
     ------
@@ -139,6 +146,7 @@ def evaluate_groups(
         "least_people": LEAST_PEOPLE,
         "stability_photos": stability_photos,
         "detectors": {name: getattr(detector, "settings", dict)() for name, detector in named.items()},
+        "without_face": {name: _without_face(people, seen, i) for i, name in enumerate(named)},
         "detection": [row for i, name in enumerate(named) for row in measures.detection(i, name)],
         "moves": [row for i, name in enumerate(named) for row in measures.moves(i, name)],
         "expressions": measures.expressions(classifier.head, known),
@@ -263,6 +271,12 @@ def _table(people: People, path: Path, seen: Seen) -> dict[str, Any]:
         "columns_left_out": people.left_out,
         "unreadable": [{"path": samples[row].path, "error": error} for row, error in seen.unreadable.items()],
     }
+
+
+def _without_face(people: People, seen: Seen, detector: int) -> list[str]:
+    """The photos that could be read, but in which this detector found no face."""
+    rows = np.flatnonzero(~seen.found[:, detector]).tolist()
+    return [people.dataset.samples[row].path for row in rows if row not in seen.unreadable]
 
 
 def _left_out(people: People, known: np.ndarray | None) -> dict[str, int]:
