@@ -30,7 +30,7 @@ from fergeneral.threads import map_ahead, worker_count, worker_pool
 from fergeneral.types import Detector
 
 GROUPS_JSON_FILE, GROUPS_MARKDOWN_FILE = "groups.json", "groups.md"
-STABILITY_PHOTOS = 600  # drawn for the stability of landmarks, which takes four more looks at each
+STABILITY_PHOTOS = 400  # drawn for the stability of landmarks, which takes four more looks at each
 _CHUNK = 256  # photos whose crops are held in memory before they are encoded
 
 
@@ -75,7 +75,7 @@ def evaluate_groups(
         Also cross-validate logistic regression on the table's own embeddings and expressions, in so many folds of the
         people, so that nobody is in train and test at once: what a head that was fitted on such photos could do. Needs
         labels and subjects. 0 leaves it out.
-    stability_photos : int or None, default 600
+    stability_photos : int or None, default 400
         Stability is measured on so many photos, drawn by `seed`, and for a group with fewer than 60 among them on
         further ones of the group up to 60. None: on all.
     seed : int, default 0
