@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fergeneral.evaluate.figures import _SYSTEM_COLOURS, _SYSTEM_MARKERS, _grid, _percent, _save
+from fergeneral.evaluate.figures import _SYSTEM_COLOURS, _SYSTEM_MARKERS, _grid, _save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ def _draw(series: Figures, key: str, title: str, target: Path, *, share: bool) -
         _name_groups(axis, [row for row in first if row["column"] in (column, None)])
         axis.set_title(f"by {column}", fontsize=10)
         if share:
-            axis.xaxis.set_major_formatter(_percent())
+            _mark_percent(axis)
     if len(series) > 1:
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9)
@@ -80,7 +80,7 @@ def _draw_rates(rows: Sequence[Row], title: str, target: Path) -> None:
         _name_groups(axis, rows)
         axis.set_title(name, fontsize=10)
         axis.set_xlim(left=0)
-        axis.xaxis.set_major_formatter(_percent())
+        _mark_percent(axis)
     for axis in axes[len(classes) :]:
         axis.set_visible(False)
     figure.suptitle(f"{title}, with 95 % intervals", fontsize=11)
@@ -105,3 +105,11 @@ def _name_groups(axis: Axes, rows: Sequence[Row]) -> None:
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.tick_params(axis="x", labelsize=8)
     axis.grid(axis="x", alpha=0.3)
+
+
+def _mark_percent(axis: Axes) -> None:
+    """A few ticks, with as many decimals as tell them apart."""
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))

@@ -162,7 +162,8 @@ def _notes(report: Report) -> str:
     people = report["table"]["people"]
     tests = f"""Intervals in brackets are 95 %. Of shares they are Wilson's, and the test is Fisher's exact test for two
 groups, or chi-square for more, with p by {TABLES:,} random tables of the same margins (Hope 1968). Of landmark errors
-they are bootstrap intervals, and the test is that of Kruskal and Wallis."""
+they are bootstrap intervals, and the test is that of Kruskal and Wallis, which compares ranks: a few photos with a
+large error move a mean, but not the test."""
     tests += (
         """ Where people have several photos, intervals are bootstrap intervals over people (if all values are the same,
 Wilson's for the number of people), and the Kruskal-Wallis test compares the people's means."""
