@@ -109,7 +109,7 @@ def _name_groups(axis: Axes, rows: Sequence[Row]) -> None:
 
 def _mark_percent(axis: Axes) -> None:
     """A few ticks, with as many decimals as tell them apart."""
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
+    axis.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.3g} %")
