@@ -195,7 +195,8 @@ def _gap_text(gap: Row) -> str:
 
 
 def _side(gap: Row, which: str) -> str:
-    return f"{gap[f'{which}_group']} {_value(gap, gap[which])}"
+    group = gap[f"{which}_group"] if gap["difference"] else "all"
+    return f"{group} {_value(gap, gap[which])}"
 
 
 def _value(gap: Row, value: float) -> str:
@@ -212,7 +213,9 @@ def _place(row: Row) -> tuple[str, str]:
 
 
 def _size(row: Row) -> str:
-    return f"{row['n']} ({row['people']} people)" if row["people"] else str(row["n"])
+    if not row["people"]:
+        return str(row["n"])
+    return f"{row['n']} ({row['people']} {'person' if row['people'] == 1 else 'people'})"
 
 
 def _interval(values: Sequence[float], scale: float, digits: int) -> str:
