@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import re
 from collections import Counter
@@ -38,8 +39,8 @@ class People:
     """N photos and what is known of them.
 
     `labels` (N,) str, "" where there is none; None without that column. `subjects` (N,) str: the person, or the photo
-    itself where `has_subjects` is false. `left_out`: columns that are no groups, and why. `sha256`: see
-    `cache.data_hash`.
+    itself where `has_subjects` is false. `left_out`: columns that are no groups, and why. `sha256`: of the table and of
+    `cache.data_hash`, that of the photos.
     """
 
     dataset: Dataset
@@ -110,7 +111,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 def _hash(path: Path, dataset: Dataset) -> str:
     try:
-        return data_hash(dataset)
+        return hashlib.sha256(path.read_bytes() + data_hash(dataset).encode()).hexdigest()
     except DataError as error:
         raise DataError(
             f"{path} lists a photo that is not there: {error}. Paths are taken from the table's folder; photos lie "
