@@ -429,3 +429,13 @@ def test_commands_that_are_refused(
     assert main(["evaluate", *(there.get(word, word) for word in arguments), "-o", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_python_of_the_document(
+    londoners: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(londoners.parent)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "groups.md").read_text(), flags=re.DOTALL)
+    exec(compile(code, "groups.md", "exec"), {})
+    assert (londoners.parent / "by-group" / "groups.md").is_file()
+    assert capsys.readouterr().out == "", "six people are too few for a gap"
