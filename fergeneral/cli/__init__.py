@@ -130,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     probe.set_defaults(run=_probe)
 
     from fergeneral.cli.fit import add_fit_parser
+    from fergeneral.cli.groups import add_group_options
 
     add_fit_parser(commands)
 
@@ -157,6 +158,8 @@ def _parser() -> argparse.ArgumentParser:
         "--photos", action="append", default=[], metavar="DATA", help="with --head: labelled photos (may be repeated)"
     )
     evaluate.add_argument("--cache", metavar="DIR", help="where embeddings are kept (default: the user's cache)")
+    add_group_options(evaluate)
+    _add_detector_option(evaluate)
     _add_overwrite_option(evaluate)
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -820,21 +823,30 @@ def _evaluate(options: argparse.Namespace) -> int:
     """Judge embeddings by every protocol of the package on labelled data sets of face crops, each read in its official
     layout (RAF-DB, FER+, a manifest.csv, or folders named after labels, packed in zip archives or not). Writes
     report.json, report.md and figures. Embeddings are kept, so that a second run takes minutes.
-    With --head, a head's predictions are judged instead, and head.json and head.md written."""
-    _check_inputs(*options.data, *options.photos, options.peers)
+    With --head, a head's predictions are judged instead, and head.json and head.md written.
+    With --groups, it is measured by group, on photos of any people, how often a face is found, how steady its landmarks
+    are, and what the head (by default expressions-8) says of it; groups.json, groups.md and figures are written. Do so
+    with photos of your own population before use."""
+    _check_inputs(*options.data, *options.photos, options.peers, options.groups)
     with _usage():
+        from fergeneral.cli import groups
         from fergeneral.outputs import check_apart, check_empty, check_folder
 
+        groups.check_options(options)
         if options.head is None and options.photos:
             raise DataError("--photos goes with --head: a report on embeddings reads face crops")
-        if options.head is not None and (options.against or options.peers or options.second_detector):
-            raise DataError("--against, --peers and --second-detector do not go with --head")
-        if not options.data and not options.photos:
+        if options.head is not None and (options.against or options.peers):
+            raise DataError("--against and --peers do not go with --head")
+        if options.head is not None and options.groups is None and options.second_detector:
+            raise DataError("--second-detector does not go with --head, but for --groups")
+        if not options.data and not options.photos and options.groups is None:
             raise DataError("no data set given: DATA is a folder of labelled face crops")
         folder = Path(options.output)
         check_folder(folder)
         check_apart(folder, [*options.data, *options.photos], recursive=True)
         check_empty(folder, overwrite=options.overwrite)
+    if options.groups is not None:
+        return groups.evaluate(options, _load_head(options))
     if options.head is not None:
         return _evaluate_head(options, folder)
     from fergeneral.detection import make_detector
@@ -844,7 +856,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     second = options.second_detector
     report = evaluate(
-        _load(options),
+        _load(options, options.detector),
         options.data,
         options.output,
         against=[ExpressionExtractor.from_pretrained(name, device=options.device) for name in options.against],
@@ -859,15 +871,12 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _evaluate_head(options: argparse.Namespace, folder: Path) -> int:
-    from fergeneral.classifier import ExpressionClassifier
     from fergeneral.evaluate import evaluate_head
     from fergeneral.evaluate.heads import HEAD_MARKDOWN_FILE
     from fergeneral.evaluate.tables import head_table
 
-    encoder = _load(options) if options.model else None  # None: the packaged one that the head names
-    device, revision = (None, None) if options.model else (options.device, options.revision)
     figures = evaluate_head(
-        ExpressionClassifier.from_pretrained(options.head, encoder=encoder, device=device, revision=revision),
+        _load_head(options),
         options.data,
         folder,
         photos=options.photos,
@@ -877,6 +886,21 @@ def _evaluate_head(options: argparse.Namespace, folder: Path) -> int:
     print(head_table(figures))
     say(f"the report is in {folder / HEAD_MARKDOWN_FILE}")
     return 0
+
+
+def _load_head(options: argparse.Namespace) -> ExpressionClassifier:
+    """The head that `evaluate` judges, with its encoder and detector."""
+    from fergeneral.classifier import ExpressionClassifier
+
+    if options.model:
+        return ExpressionClassifier.from_pretrained(options.head, encoder=_load(options, options.detector))
+    return ExpressionClassifier.from_pretrained(  # the packaged encoder that the head names
+        options.head,
+        device=options.device,
+        revision=options.revision,
+        detector=options.detector,
+        min_face_size=options.min_face_size,
+    )
 
 
 def _models(options: argparse.Namespace) -> int:
