@@ -7,6 +7,8 @@ try:
 except ImportError as error:
     raise MissingExtraError("fergeneral.evaluate", "scikit-learn", "eval") from error
 
+from fergeneral.evaluate.conditions_report import evaluate_conditions
+from fergeneral.evaluate.groups import evaluate_groups
 from fergeneral.evaluate.heads import evaluate_head
 from fergeneral.evaluate.metrics import Calibration, Metrics, calibrate, paired_bootstrap, score
 from fergeneral.evaluate.probe import Probe, ProbeResult, embed_dataset, fit_probe, linear_probe, probe_datasets
@@ -44,6 +46,8 @@ __all__ = [
     "effective_dimension",
     "embed_dataset",
     "evaluate",
+    "evaluate_conditions",
+    "evaluate_groups",
     "evaluate_head",
     "few_people",
     "few_shot",

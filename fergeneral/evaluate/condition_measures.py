@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy.stats import binomtest
 
 from fergeneral.alignment import TEMPLATE, cut_face
 from fergeneral.classifier import ExpressionClassifier
@@ -19,6 +18,7 @@ from fergeneral.encoder import Encoder
 from fergeneral.errors import DataError
 from fergeneral.evaluate.cache import EmbeddingCache
 from fergeneral.evaluate.face_conditions import FACE_CONDITIONS, Change, FacePlace
+from fergeneral.evaluate.gaps import wilson
 from fergeneral.evaluate.inputs import name_of, status_of
 from fergeneral.evaluate.metrics import paired_bootstrap
 from fergeneral.evaluate.probe import Probe
@@ -238,8 +238,7 @@ def wilson_share(true: np.ndarray, name: str) -> dict[str, Any]:
     """
     if not len(true):
         return {name: None, f"{name}_interval": None}
-    interval = binomtest(int(true.sum()), len(true)).proportion_ci(0.95, method="wilson")
-    return {name: rounded(true.mean()), f"{name}_interval": [rounded(interval.low), rounded(interval.high)]}
+    return {name: rounded(true.mean()), f"{name}_interval": [*map(rounded, wilson(int(true.sum()), len(true)))]}
 
 
 def rounded(value: float) -> float:

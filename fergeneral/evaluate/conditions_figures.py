@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fergeneral.card import title_of
 from fergeneral.errors import MissingExtraError
-from fergeneral.storage import whole_file
+from fergeneral.evaluate.figures import SYSTEM_COLOURS, SYSTEM_MARKERS, save_figure
+from fergeneral.evaluate.tables import markdown_table
 
 try:
     from matplotlib.axes import Axes
@@ -20,9 +21,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("the figures of conditions", "matplotlib", "eval") from error
 
-# As in figures.py: Okabe and Ito's palette, which stays apart for colour-blind eyes.
-_COLOURS, _MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "osD^vP"
-_DPI = 150
 _NAMES = {"mtcnn": "MTCNN", "yunet": "YuNet"}
 _BRIGHT_TO_DARK = "gamma"  # the group that has clean in its middle, where the gamma is 1
 
@@ -99,7 +97,7 @@ def _draw(rows: Sequence[Row], lines: Mapping[str, Sequence[Any]], title: str, l
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle(title, fontsize=11)
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def _panel(
@@ -115,7 +113,7 @@ def _panel(
         x = [at + 0.06 * (number - (len(lines) - 1) / 2) for at in range(len(order))]
         y = [values[places[at]][0] for at in order]
         intervals = [values[places[at]][1] for at in order]
-        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+        colour, marker = SYSTEM_COLOURS[number % len(SYSTEM_COLOURS)], SYSTEM_MARKERS[number % len(SYSTEM_MARKERS)]
         shown = [math.nan if value is None else value for value in y]
         axis.plot(x, shown, marker, linestyle="-" if graded else "", color=colour, markersize=5, label=name)
         for at, interval in zip(x, intervals, strict=True):
@@ -143,7 +141,7 @@ def _draw_pose(record: Row, target: Path) -> None:
     figure = Figure(figsize=(5.2 * len(panels), 4.0), layout="constrained")
     for axis, (title, key, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for number, (name, bins) in enumerate(lines.items()):
-            colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+            colour, marker = SYSTEM_COLOURS[number % len(SYSTEM_COLOURS)], SYSTEM_MARKERS[number % len(SYSTEM_MARKERS)]
             there = [(at, row) for at, row in enumerate(bins) if row["n"]]
             x = [at + 0.1 * (number - (len(lines) - 1) / 2) for at, _ in there]
             axis.plot(x, [row[key] for _, row in there], marker, color=colour, markersize=6, label=name)
@@ -162,7 +160,7 @@ def _draw_pose(record: Row, target: Path) -> None:
         axis.grid(axis="y", alpha=0.3)
         axis.legend(fontsize=8, loc="lower left")
     figure.suptitle("By pose, 95 % intervals (Wilson)", fontsize=11)
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def conditions_markdown(record: Row) -> str:
@@ -231,7 +229,7 @@ error: mean distance from the detector's own clean landmarks, in % of the distan
 head's; a face that is not found is wrong. Aligned: the crop is cut at the clean landmarks. All in %, with 95 %
 intervals (Wilson). Glasses are drawn.
 
-{_table([*header, "aligned: accuracy", f"recall of {' / '.join(photos['labels'])}"], rows)}"""
+{markdown_table([*header, "aligned: accuracy", f"recall of {' / '.join(photos['labels'])}"], rows)}"""
 
 
 def _crops(record: Row) -> str:
@@ -248,7 +246,7 @@ A linear probe of {crops["n_train"]} clean train crops, evaluated on {crops["n"]
 encoder's pretraining; {crops["side"]:.0f} pixels a side, which is the face's size here). Lost: clean less worse, in
 points, with the paired 95 % bootstrap interval. Shadow, bars and glasses lie at the set's average landmarks.
 
-{_table(header, rows)}"""
+{markdown_table(header, rows)}"""
 
 
 def _crop_pose(record: Row) -> str:
@@ -262,7 +260,7 @@ def _crop_pose(record: Row) -> str:
 Bins of the nose tip's distance from the middle of the eyes along their line, in distances between the eyes: a proxy of
 yaw. Accuracy of the linear probe on clean crops, in %, with the Wilson interval.
 
-{_table(["landmarks of", "offset of the nose", "images", "accuracy"], rows)}"""
+{markdown_table(["landmarks of", "offset of the nose", "images", "accuracy"], rows)}"""
 
 
 def _photo_pose(record: Row) -> str:
@@ -278,7 +276,7 @@ Of the largest face that one detector finds, how often another finds it, by the 
 {first["n"]} photos, in {first["neither"]} of which neither of the first pair finds a face. A face that no detector
 finds is in no row, so that the shares are too high, most of all for poses that are hard for both.
 
-{_table(["landmarks of", "found by", "offset of the nose", "photos", "found"], rows)}"""
+{markdown_table(["landmarks of", "found by", "offset of the nose", "photos", "found"], rows)}"""
 
 
 def _groups(rows: Sequence[Row]) -> list[str]:
@@ -298,12 +296,3 @@ def _interval(row: Row, key: str) -> str:
         return "-"
     low, high = row[f"{key}_interval"]
     return f"{100 * row[key]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in [header, ["---"] * len(header), *rows])
-
-
-def _save(figure: Figure, target: Path) -> None:
-    with whole_file(target) as temporary:
-        figure.savefig(temporary, dpi=_DPI)

@@ -28,8 +28,8 @@ except ImportError as error:
 # place of its yellow, too light for dots on white. Each class also has a marker of its own.
 _COLOURS = ("#999999", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
 _MARKERS = "o^svDPX*"
-_SYSTEM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
-_SYSTEM_MARKERS = "osD^vPX"
+SYSTEM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+SYSTEM_MARKERS = "osD^vPX"
 _DPI = 150
 _MAX_POINTS = 2000  # of a projection: more would hide each other, and t-SNE takes its time
 
@@ -74,11 +74,11 @@ def _draw_set(report: Mapping[str, Any], run: Run, data: LabelledSet, folder: Pa
 
 def draw_systems(entries: Sequence[Mapping[str, Any]], first: str, title: str, target: Path) -> None:
     """Accuracy and UAR of every system on one set, with intervals; `entries`: linear probes; `first` stands out."""
-    figure, axes = _grid(1, 2, (8.5, 1.3 + 0.36 * len(entries)), sharey=True)
+    figure, axes = grid(1, 2, (8.5, 1.3 + 0.36 * len(entries)), sharey=True)
     places = np.arange(len(entries))
     for axis, name, words in zip(axes, ("accuracy", "uar"), ("accuracy", "UAR (mean recall)"), strict=True):
         for place, entry in zip(places, entries, strict=True):
-            colour = _SYSTEM_COLOURS[0] if entry["system"] == first else "#777777"
+            colour = SYSTEM_COLOURS[0] if entry["system"] == first else "#777777"
             axis.plot(entry["intervals"][name], [place, place], color=colour, linewidth=2)
             axis.plot(entry[name], place, "o", color=colour, markersize=7)
             label = f"{100 * entry[name]:.1f}"
@@ -89,7 +89,7 @@ def draw_systems(entries: Sequence[Mapping[str, Any]], first: str, title: str, t
         axis.xaxis.set_major_formatter(_percent())
         axis.grid(axis="x", alpha=0.3)
     figure.suptitle(f"Linear probe on {title}, with 95 % intervals", fontsize=11)
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def draw_confusion(entry: Mapping[str, Any], title: str, target: Path) -> None:
@@ -114,7 +114,7 @@ def draw_confusion(entry: Mapping[str, Any], title: str, target: Path) -> None:
     axis.set_title(f"{title}\naccuracy {entry['accuracy']:.3f}, UAR {entry['uar']:.3f}", fontsize=10)
     bar = figure.colorbar(image, ax=axis, shrink=0.8, label="share of the true class")
     bar.ax.yaxis.set_major_formatter(_percent())
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def draw_few_shot(entries: Sequence[Mapping[str, Any]], titles: Mapping[str, str], target: Path) -> None:
@@ -142,7 +142,7 @@ def _draw_shots(
     titles = list(dict.fromkeys(title for title, _ in entries))
     systems = list(dict.fromkeys(entry["system"] for _, entry in entries))
     shots = sorted({entry["shots"] for _, entry in entries})
-    figure, axes = _grid(len(titles), len(words), (9, 0.6 + 3.1 * len(titles)), sharex=True)
+    figure, axes = grid(len(titles), len(words), (9, 0.6 + 3.1 * len(titles)), sharex=True)
     panels = [(title, name) for title in titles for name in words]
     for number, (axis, (title, name)) in enumerate(zip(axes, panels, strict=True)):
         for system in systems:
@@ -164,15 +164,15 @@ def _draw_shots(
     found = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     legend = {system: found[system] for system in systems}
     figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=min(3, len(legend)), fontsize=9)
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def _few_shot_line(axis: Axes, entries: Sequence[Mapping[str, Any]], name: str, number: int) -> None:
-    colour = _SYSTEM_COLOURS[number % len(_SYSTEM_COLOURS)]
+    colour = SYSTEM_COLOURS[number % len(SYSTEM_COLOURS)]
     shots = [entry["shots"] for entry in entries]
     low, high = np.array([entry[f"{name}_interval"] for entry in entries]).T
     axis.fill_between(shots, low, high, color=colour, alpha=0.18, linewidth=0)
-    marker = _SYSTEM_MARKERS[number % len(_SYSTEM_MARKERS)]
+    marker = SYSTEM_MARKERS[number % len(SYSTEM_MARKERS)]
     values = [entry[name] for entry in entries]
     width, style = 2.2 if number == 0 else 1.2, "--" if entries[0].get("class_status") == "unseen" else "-"
     label = entries[0]["system"]
@@ -184,7 +184,7 @@ def draw_robustness(robustness: Mapping[str, Any], title: str, target: Path) -> 
     groups = _panels(robustness["conditions"])
     columns = min(4, len(groups))
     rows = math.ceil(len(groups) / columns)
-    figure, axes = _grid(rows, columns, (2.9 * columns, 0.9 + 2.6 * rows), sharey=True)
+    figure, axes = grid(rows, columns, (2.9 * columns, 0.9 + 2.6 * rows), sharey=True)
     for axis, (group, entries) in zip(axes, groups.items(), strict=False):
         _robustness_panel(axis, group, entries, robustness["clean"])
     for axis in axes[len(groups) :]:
@@ -192,7 +192,7 @@ def draw_robustness(robustness: Mapping[str, Any], title: str, target: Path) -> 
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle(f"Linear probe of clean crops, read on worse ones ({title} test)", fontsize=11)
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def _panels(conditions: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -258,14 +258,14 @@ def draw_projection(
     if len(x) > _MAX_POINTS:
         chosen = np.random.default_rng(seed).choice(len(x), _MAX_POINTS, replace=False)
         x, labels = x[chosen], labels[chosen]
-    figure, axes = _grid(1, 2, (10, 5.4))
+    figure, axes = grid(1, 2, (10, 5.4))
     _scatter(axes[0], _tsne(x, seed), labels, "t-SNE (labels not used)")
     fitted = "train" if train else "these very images"
     _scatter(axes[1], _discriminants(train or test, x), labels, f"first two linear discriminants (fitted on {fitted})")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), markerscale=2.5, fontsize=9)
     figure.suptitle(f"{title}: embeddings by expression", fontsize=11)
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
@@ -302,9 +302,10 @@ def _scatter(axis: Axes, points: np.ndarray, labels: np.ndarray, title: str) -> 
     axis.set_title(title, fontsize=9)
 
 
-def _grid(
+def grid(
     rows: int, columns: int, size: tuple[float, float], *, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
+    """A figure and its rows x columns axes, in reading order; size in inches."""
     figure = Figure(figsize=size, layout="constrained")  # without pyplot: no window system, safe between threads
     axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
     return figure, list(axes.ravel())
@@ -314,6 +315,7 @@ def _percent() -> PercentFormatter:
     return PercentFormatter(1, decimals=0, symbol=" %")
 
 
-def _save(figure: Figure, target: Path) -> None:
+def save_figure(figure: Figure, target: Path) -> None:
+    """Write a PNG file, whole or not at all."""
     with whole_file(target) as temporary:
         figure.savefig(temporary, dpi=_DPI)

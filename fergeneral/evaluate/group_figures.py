@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fergeneral.evaluate.figures import _SYSTEM_COLOURS, _SYSTEM_MARKERS, _grid, _save
+from fergeneral.evaluate.figures import SYSTEM_COLOURS, SYSTEM_MARKERS, grid, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def _draw(series: Figures, key: str, title: str, target: Path, *, share: bool) -
     columns = list(dict.fromkeys(row["column"] for row in first if row["column"]))
     sizes = [1 + sum(row["column"] == column for row in first) for column in columns]
     height = 1.3 + _ROW * max(sizes) * max(1.0, 0.75 * len(series))
-    figure, axes = _grid(1, len(columns), (1.2 + 3.4 * len(columns), height), sharex=True)
+    figure, axes = grid(1, len(columns), (1.2 + 3.4 * len(columns), height), sharex=True)
     for axis, column in zip(axes, columns, strict=True):
         for i, (name, rows) in enumerate(series.items()):
             chosen = [row for row in rows if row["column"] in (column, None)]
@@ -66,7 +66,7 @@ def _draw(series: Figures, key: str, title: str, target: Path, *, share: bool) -
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9)
     figure.suptitle(f"{title}, with 95 % intervals", fontsize=11)
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def _draw_rates(rows: Sequence[Row], title: str, target: Path) -> None:
@@ -74,7 +74,7 @@ def _draw_rates(rows: Sequence[Row], title: str, target: Path) -> None:
     classes = list(rows[0]["rates"])
     across = min(4, len(classes))
     down = -(-len(classes) // across)
-    figure, axes = _grid(down, across, (1.2 + 2.6 * across, 0.8 + down * (0.6 + _ROW * len(rows))), sharey=True)
+    figure, axes = grid(down, across, (1.2 + 2.6 * across, 0.8 + down * (0.6 + _ROW * len(rows))), sharey=True)
     for axis, name in zip(axes, classes, strict=False):
         _points(axis, [(row["rates"][name], row["rates_interval"][name]) for row in rows], 0, 1, name)
         _name_groups(axis, rows)
@@ -84,7 +84,7 @@ def _draw_rates(rows: Sequence[Row], title: str, target: Path) -> None:
     for axis in axes[len(classes) :]:
         axis.set_visible(False)
     figure.suptitle(f"{title}, with 95 % intervals", fontsize=11)
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def _points(axis: Axes, values: Sequence[Value], place: int, count: int, label: str) -> None:
@@ -94,7 +94,7 @@ def _points(axis: Axes, values: Sequence[Value], place: int, count: int, label: 
     if known:
         y, x, ends = (np.array(part, dtype=float) for part in zip(*known, strict=True))
         sides = np.maximum(0, [x - ends[:, 0], ends[:, 1] - x])
-        colour, marker = _SYSTEM_COLOURS[place % 7], _SYSTEM_MARKERS[place % 7]
+        colour, marker = SYSTEM_COLOURS[place % 7], SYSTEM_MARKERS[place % 7]
         axis.errorbar(x, y, xerr=sides, fmt=marker, color=colour, markersize=5, linewidth=1.5, capsize=2, label=label)
     if place == 0:
         axis.axhline(0.5, color="#777777", linewidth=0.8)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fergeneral.evaluate.gaps import TABLES
-from fergeneral.evaluate.tables import _aligned, _filled, _table
+from fergeneral.evaluate.tables import aligned, filled, markdown_table
 
 Report = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -31,7 +31,7 @@ def groups_table(report: Report) -> str:
         last = [] if rates else [_percent(row, "accuracy")]
         values = [*(_percent(one, "found") for one in rows), *(_number(one["error_mean"]) for one in rows), *last]
         cells.append((row["column"] or "", row["group"] or "all", str(rows[0]["n"]), *values))
-    return _aligned(cells)
+    return aligned(cells)
 
 
 def gaps_text(report: Report) -> str:
@@ -52,7 +52,7 @@ def groups_markdown(report: Report) -> str:
     """The whole report, with links to its figures."""
     parts = [_introduction(report), _gaps(report), _found(report), _stability(report), _expressions(report)]
     parts += [_folds(report), _notes(report)]
-    return "\n\n".join(_filled(block) for part in parts if part for block in part.split("\n\n")) + "\n"
+    return "\n\n".join(filled(block) for part in parts if part for block in part.split("\n\n")) + "\n"
 
 
 def _introduction(report: Report) -> str:
@@ -82,7 +82,7 @@ def _gaps(report: Report) -> str:
         ]
         for gap in sorted(report["gaps"], key=lambda gap: gap["p_holm"])
     ]
-    return f"## The largest gaps\n\n{gaps_text(report)}" + (f"\n\n{_table(header, rows)}" if rows else "")
+    return f"## The largest gaps\n\n{gaps_text(report)}" + (f"\n\n{markdown_table(header, rows)}" if rows else "")
 
 
 def _found(report: Report) -> str:
@@ -92,7 +92,7 @@ def _found(report: Report) -> str:
         for row in report["detection"]
     ]
     text = "## Faces found\n\nThe photos in which no face was found are listed in groups.json, as `without_face`."
-    return f"{text}{_pictures(report, 'found')}\n\n{_table(header, rows)}"
+    return f"{text}{_pictures(report, 'found')}\n\n{markdown_table(header, rows)}"
 
 
 def _stability(report: Report) -> str:
@@ -119,7 +119,9 @@ the eyes, over these four; lost: share of the photos in which one of them loses 
         for row in report["moves"]
     ]
     of_moves = ["detector", "photo", "photos", "mean error, %", "median", "90th percentile", "lost"]
-    return f"{text}{_pictures(report, 'landmarks')}\n\n{_table(header, rows)}\n\n{_table(of_moves, moves)}"
+    return (
+        f"{text}{_pictures(report, 'landmarks')}\n\n{markdown_table(header, rows)}\n\n{markdown_table(of_moves, moves)}"
+    )
 
 
 def _expressions(report: Report) -> str:
@@ -128,7 +130,7 @@ def _expressions(report: Report) -> str:
         classes = list(rows[0]["rates"])
         lines = [[*_place(row), _size(row), *(_in(row, "rates", name) for name in classes)] for row in rows]
         text = f"## Expressions that are predicted\n\n{RATES_NOTE}{_pictures(report, 'expressions')}"
-        return f"{text}\n\n{_table(['by', 'group', 'faces', *classes], lines)}"
+        return f"{text}\n\n{markdown_table(['by', 'group', 'faces', *classes], lines)}"
     classes = list(rows[0]["recall"])
     lines = [
         [
@@ -142,7 +144,7 @@ def _expressions(report: Report) -> str:
 
 Accuracy among all classes of the head, of the faces that were found. ECE: expected calibration error in 15 bins, which
 is too large for few photos: compare groups of about one size."""
-    return f"{text}{_pictures(report, 'expressions')}\n\n{_table(header, lines)}"
+    return f"{text}{_pictures(report, 'expressions')}\n\n{markdown_table(header, lines)}"
 
 
 def _folds(report: Report) -> str:
@@ -155,7 +157,7 @@ def _folds(report: Report) -> str:
 Logistic regression on the embeddings of the table's other people, in {found["folds"]} folds by person, between
 {", ".join(found["classes"])} alone: what a head that is fitted on such photos could do. It names fewer classes than the
 packaged head, so its accuracy is no comparison of the two."""
-    return f"{text}\n\n{_table(['by', 'group', 'faces', 'accuracy'], lines)}"
+    return f"{text}\n\n{markdown_table(['by', 'group', 'faces', 'accuracy'], lines)}"
 
 
 def _notes(report: Report) -> str:

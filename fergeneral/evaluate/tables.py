@@ -19,7 +19,7 @@ def markdown(report: Report) -> str:
     parts = [
         section(report) for section in (*sections, _unseen, _knn, _sgd_probe, _robustness, _structure, _environment)
     ]
-    return "\n\n".join(_filled(block) for part in parts if part for block in part.split("\n\n")) + "\n"
+    return "\n\n".join(filled(block) for part in parts if part for block in part.split("\n\n")) + "\n"
 
 
 def main_table(report: Report) -> str:
@@ -28,7 +28,7 @@ def main_table(report: Report) -> str:
     for row in (*(row for row in report["linear_probe"] if row["near_duplicates"] == "out"), *report["subject_folds"]):
         name = _title(report, row["data"]) + (", subject-wise folds" if "subjects" in row else "")
         cells.append((name, row["system"], row["status"], _value(row, "accuracy"), _value(row, "uar")))
-    return _aligned(cells)
+    return aligned(cells)
 
 
 def head_table(figures: Mapping[str, Row]) -> str:
@@ -36,7 +36,7 @@ def head_table(figures: Mapping[str, Row]) -> str:
     cells = [("data set", "status", "images", "accuracy", "UAR", "ECE", "with a face")]
     for name, row in figures.items():
         cells.append((title_of(name), row["status"], str(row["n"]), *_head_values(row), _number(row["with_face"], 3)))
-    return _aligned(cells)
+    return aligned(cells)
 
 
 def head_markdown(report: Report) -> str:
@@ -58,7 +58,7 @@ the set does not have.""",
         _head_rows(figures),
     ]
     parts += [_head_recalls(head["classes"], figures), _head_found(figures), _head_shared(figures)]
-    return "\n\n".join(_filled(block) for part in parts if part for block in part.split("\n\n")) + "\n"
+    return "\n\n".join(filled(block) for part in parts if part for block in part.split("\n\n")) + "\n"
 
 
 def _head_rows(figures: Mapping[str, Row]) -> str:
@@ -76,14 +76,14 @@ def _head_rows(figures: Mapping[str, Row]) -> str:
         for name, row in figures.items()
         if row["left_out"]
     ]
-    return "\n\n".join([_table(header, rows), *notes])
+    return "\n\n".join([markdown_table(header, rows), *notes])
 
 
 def _head_recalls(classes: Sequence[str], figures: Mapping[str, Row]) -> str:
     rows = [
         [title_of(name), *(_number(row["recall"].get(label), 3) for label in classes)] for name, row in figures.items()
     ]
-    return f"## Recall of each class\n\n{_table(['data set', *classes], rows)}"
+    return f"## Recall of each class\n\n{markdown_table(['data set', *classes], rows)}"
 
 
 def _head_found(figures: Mapping[str, Row]) -> str:
@@ -97,7 +97,7 @@ def _head_found(figures: Mapping[str, Row]) -> str:
 The detector finds the face in each image with 20 % of black around it, as in a photo, and the crop is aligned to its
 landmarks. Figures are of the images in which it found one."""
     header = ["data set", "images with a face", "share", "accuracy", "UAR", "ECE"]
-    return f"{text}\n\n{_table(header, rows)}" if rows else ""
+    return f"{text}\n\n{markdown_table(header, rows)}" if rows else ""
 
 
 def _head_shared(figures: Mapping[str, Row]) -> str:
@@ -109,7 +109,9 @@ def _head_shared(figures: Mapping[str, Row]) -> str:
     text = """## Among shared classes
 
 Sets that lack some of the head's classes: its probabilities renormalised over those that both have."""
-    return f"{text}\n\n{_table(['data set', 'classes', 'images', 'accuracy', 'UAR', 'ECE'], rows)}" if rows else ""
+    return (
+        f"{text}\n\n{markdown_table(['data set', 'classes', 'images', 'accuracy', 'UAR', 'ECE'], rows)}" if rows else ""
+    )
 
 
 def _head_values(row: Row) -> tuple[str, str, str]:
@@ -120,7 +122,8 @@ def _head_values(row: Row) -> tuple[str, str, str]:
     return accuracy, uar, f"{row['ece']:.3f}"
 
 
-def _aligned(cells: Sequence[Sequence[str]]) -> str:
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as columns of text, for a terminal."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells)
     return "\n".join(line.rstrip() for line in lines)
@@ -150,7 +153,7 @@ def _data(report: Report) -> str:
         counts = [row["classes"].get(label, "-") for label in labels]
         rows.append([_title(report, name), split, row["n"], *counts, _hash(report["data"][name]["sha256"])])
     notes = [_data_note(described) for described in report["data"].values()]
-    return f"## Data\n\n{_table(header, rows)}\n\n" + "\n".join(note for note in notes if note)
+    return f"## Data\n\n{markdown_table(header, rows)}\n\n" + "\n".join(note for note in notes if note)
 
 
 def _data_note(data: Row) -> str:
@@ -193,7 +196,7 @@ def _linear_table(report: Report, rows: Sequence[Row]) -> str:
             pair = against.get((name, row["data"]))
             line += [_difference(pair[key]) for key in ("accuracy", "uar")] if pair else []
             lines.append(line)
-    return _table(header, lines)
+    return markdown_table(header, lines)
 
 
 def _missing(rows: Sequence[Row]) -> str:
@@ -209,7 +212,7 @@ def _recalls(report: Report) -> str:
         _who(report, row) + [f"{row['recall'][label]:.3f}" if label in row["recall"] else "-" for label in labels]
         for row in rows
     ]
-    return f"### Recall of each class\n\n{_table(['read on', 'embeddings of', *labels], lines)}" if rows else ""
+    return f"### Recall of each class\n\n{markdown_table(['read on', 'embeddings of', *labels], lines)}" if rows else ""
 
 
 def _calibration(report: Report) -> str:
@@ -224,7 +227,7 @@ def _calibration(report: Report) -> str:
 
 Expected calibration error (15 bins) and negative log-likelihood on test, before and after temperature scaling; the
 temperature is fitted on the part of train that chose C."""
-    return f"{text}\n\n{_table(header, lines)}" if rows else ""
+    return f"{text}\n\n{markdown_table(header, lines)}" if rows else ""
 
 
 def _cross_dataset(report: Report) -> str:
@@ -241,7 +244,7 @@ def _cross_dataset(report: Report) -> str:
 The linear probe, fitted on one set with the classes that both have and read on the other; a set without splits is taken
 whole. "Its images": what pretraining had of the probe's own train images."""
     maps = "\n".join(dict.fromkeys(_class_map(report, row) for row in rows))
-    return f"{text}\n\n{_table(header, lines)}\n\n{maps}" if rows else ""
+    return f"{text}\n\n{markdown_table(header, lines)}\n\n{maps}" if rows else ""
 
 
 def _class_map(report: Report, row: Row) -> str:
@@ -267,7 +270,7 @@ def _subject_folds(report: Report) -> str:
 Cross-validation in which nobody is in train and test at once, over the predictions of all folds. The intervals draw
 single images; those of one person are alike, so they are too narrow."""
     pictures = "".join(_pictures(report, "confusion", name) for name in dict.fromkeys(row["data"] for row in rows))
-    return f"{text}\n\n{_table(header, lines)}{pictures}" if rows else ""
+    return f"{text}\n\n{markdown_table(header, lines)}{pictures}" if rows else ""
 
 
 def _few_shot(report: Report) -> str:
@@ -282,7 +285,7 @@ def _few_shot(report: Report) -> str:
 
 Logistic regression on so many images of each class, drawn {len(rows[0]["accuracies"]) if rows else 0} times: mean
 accuracy and its 95 % interval over draws / mean UAR; always on the whole test split."""
-    table = _table(["data set", "embeddings of", *map(str, shots)], lines)
+    table = markdown_table(["data set", "embeddings of", *map(str, shots)], lines)
     return f"{text}\n\n{table}{_pictures(report, 'few_shot')}" if rows else ""
 
 
@@ -312,7 +315,7 @@ same or a little less, AUC 0.5. In pretraining: whether the encoder's pretrainin
 column is the mean recall of the other classes, before the new one was there / with it, after most examples. In the
 figure, a line is dashed where pretraining had no labels of the class, and one over the number of classes is dotted."""
     header = ["data set", "held out", "embeddings of", "in pretraining", *map(str, shots), "others"]
-    return f"{text}\n\n{_table(header, lines)}{_pictures(report, 'unseen')}" if rows else ""
+    return f"{text}\n\n{markdown_table(header, lines)}{_pictures(report, 'unseen')}" if rows else ""
 
 
 def _learnt(row: Row) -> str:
@@ -331,7 +334,9 @@ def _knn(report: Report) -> str:
     text = """## Nearest neighbours
 
 Votes of the k nearest train images by cosine similarity, each weighted by exp(similarity / 0.07): accuracy / UAR."""
-    return f"{text}\n\n{_table(['data set', 'embeddings of', *(f'k = {k}' for k in ks)], lines)}" if rows else ""
+    return (
+        f"{text}\n\n{markdown_table(['data set', 'embeddings of', *(f'k = {k}' for k in ks)], lines)}" if rows else ""
+    )
 
 
 def _sgd_probe(report: Report) -> str:
@@ -346,7 +351,7 @@ def _sgd_probe(report: Report) -> str:
 One linear layer, SGD with learning rate 4 for 100 epochs, read after the last. The paper reports the best epoch on the
 test set, which looks at the answers: that figure stands in the last column, and nowhere else. So high a rate does not
 settle on long embeddings; those scaled to unit length, which the paper does not do, show what the probe can."""
-    return f"{text}\n\n{_table(header, lines)}" if rows else ""
+    return f"{text}\n\n{markdown_table(header, lines)}" if rows else ""
 
 
 def _robustness(report: Report) -> str:
@@ -367,7 +372,7 @@ that it was not fitted for. Lost: clean less worse, in points, with the paired b
 rotation are of the face in its crop; random jitter draws all three, evenly up to what it states. Found again: the
 detector finds the face in the image with 20 % of black around it, and the crop is aligned to its landmarks; where it
 finds none, the clean crop was read."""
-    return f"{text}{_pictures(report, 'robustness')}\n\n{_table(header, lines)}"
+    return f"{text}{_pictures(report, 'robustness')}\n\n{markdown_table(header, lines)}"
 
 
 def _structure(report: Report) -> str:
@@ -384,7 +389,7 @@ Of test images: how far the classes lie apart (silhouette by cosine distance, -1
 classes to that within), and how many dimensions are in use (participation ratio of the covariance's eigenvalues;
 principal components that hold 95 % of the variance).
 
-{_table(header, lines)}"""
+{markdown_table(header, lines)}"""
     return text + _identity(report) + _pictures(report, "projection")
 
 
@@ -404,7 +409,7 @@ different expressions) and whether they show the same expression (expression AUC
 is chance, 1 is always. An embedding of expressions should have little of the first and much of the second. Then the
 mean similarity of each kind of pair.
 
-{_table(header, lines)}"""
+{markdown_table(header, lines)}"""
 
 
 def _environment(report: Report) -> str:
@@ -485,13 +490,14 @@ def _pictures(report: Report, kind: str, data: str | None = None) -> str:
     return "".join(f"\n\n![{row['title']}]({row['file']})" for row in figures)
 
 
-def _filled(block: str) -> str:
+def filled(block: str) -> str:
     """Prose as lines of at most 120 characters; tables, lists, headings and pictures as they are."""
     if block.startswith(("|", "-", "#", "!")):
         return block
     return textwrap.fill(block, 120, break_long_words=False, break_on_hyphens=False)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown; short rows are filled up with empty cells."""
     lines = [header, ["---"] * len(header), *([*row, *[""] * (len(header) - len(row))] for row in rows)]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
