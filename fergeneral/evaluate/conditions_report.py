@@ -34,7 +34,8 @@ from fergeneral.storage import whole_file
 from fergeneral.types import DETECTORS, Detector
 
 CONDITIONS_JSON_FILE, CONDITIONS_MARKDOWN_FILE = "conditions.json", "conditions.md"
-PHOTOS, CROPS, POSE_IMAGES = 60, 300, 1000  # read by default, so that all takes about 200 seconds on two cores
+# Read by default, so that all takes about four minutes on two cores.
+PHOTOS, PROBE_CROPS, CROPS, POSE_IMAGES = 60, 4000, 300, 1000
 
 
 def evaluate_conditions(
@@ -47,6 +48,7 @@ def evaluate_conditions(
     detectors: Mapping[str, Detector] | None = None,
     prepare: Prepare | None = None,
     photo_count: int = PHOTOS,
+    probe_count: int = PROBE_CROPS,
     crop_count: int = CROPS,
     pose_count: int = POSE_IMAGES,
     cache: str | Path | None = None,
@@ -77,9 +79,9 @@ def evaluate_conditions(
     prepare : callable or None, default None
         Applied to every image after the condition and before detection and encoding, RGB image to RGB image: a remedy
         to be measured. A photo may change its size.
-    photo_count, crop_count, pose_count : int
-        At most so many photos, test crops under each condition (a random part, with the classes' shares kept), and
-        images for pose.
+    photo_count, probe_count, crop_count, pose_count : int
+        At most so many photos, train crops for the probe, test crops under each condition (random parts, with the
+        classes' shares kept), and images for pose.
     cache : path or None, default None
         Folder of embeddings of crops, see `fergeneral.evaluate.cache.EmbeddingCache`.
     seed : int, default 0
@@ -108,8 +110,9 @@ def evaluate_conditions(
     >>> record["photos"]["conditions"][0]["group"]
     'clean'
     """
-    counts = {"photo_count": photo_count, "crop_count": crop_count, "pose_count": pose_count}
-    photo_count, crop_count, pose_count = (positive_integer(count, name) for name, count in counts.items())
+    counts = {"photo_count": photo_count, "probe_count": probe_count, "crop_count": crop_count}
+    counts["pose_count"] = pose_count
+    photo_count, probe_count, crop_count, pose_count = (positive_integer(n, name) for name, n in counts.items())
     if out is not None:
         from fergeneral.evaluate import conditions_figures  # noqa: F401  # first: matplotlib may not be there
 
@@ -124,7 +127,7 @@ def evaluate_conditions(
     record["crops"], record["pose"] = None, {"crops": None, "photos": None}
     if crop_sets is not None:
         train, test = crop_sets
-        probe = clock.of("probe", lambda: _fitted(encoder, train, store, seed))
+        probe = clock.of("probe", lambda: _fitted(encoder, _part(train, probe_count, seed), store, seed))
         part, posed_part = _part(test, crop_count, seed), _part(test, pose_count, seed)
         record["crops"] = clock.of(
             "crops", lambda: crop_conditions(encoder, probe, part, store, prepare=prepare, seed=seed)
@@ -188,7 +191,7 @@ def _part(dataset: Dataset, count: int, seed: int) -> Dataset:
     if count >= len(dataset.samples):
         return dataset
     rows, labels = np.arange(len(dataset.samples)), dataset.labels
-    single = min(class_counts(labels).values()) < 2 or count < len(set(labels))
+    single = min(class_counts(labels).values()) < 2 or min(count, len(rows) - count) < len(set(labels))
     rows, _ = train_test_split(rows, train_size=count, stratify=None if single else labels, random_state=seed)
     return dataclasses.replace(dataset, samples=tuple(dataset.samples[row] for row in sorted(rows)))
 
