@@ -105,7 +105,8 @@ def test_a_learnt_metric_finds_people_that_cosine_does_not() -> None:
         )
         return x, TWO * 60, [f"p{i // 2}" for i in range(120)]
 
-    metric = person_metric(*draw(1))
+    others, _, names = draw(1)
+    metric = person_metric(others, names)
     x, labels, subjects = draw(2)
     assert identification(x, labels, subjects).auc < 0.65
     assert identification(x @ metric, labels, subjects).auc > 0.9
@@ -153,7 +154,7 @@ def test_bad_input_is_named() -> None:
         (lambda: identification(x, labels, subjects, gallery="fear"), "one of them 'fear', are needed; got 0 of 30"),
         (lambda: attribute(x, ["old"] * 60), "two classes"),
         (lambda: attribute(x, labels, subjects, folds=31), "no more than groups"),
-        (lambda: person_metric(x[::2], labels[::2], subjects[::2]), "nobody has two images"),
+        (lambda: person_metric(x[::2], subjects[::2]), "nobody has two images"),
     ):
         with pytest.raises(DataError, match=message):
             call()
@@ -190,7 +191,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             draw(f"london/{label}/{number:03}.png", pattern, label)
             age = "NA" if number == 0 else 13 + number
             london.append(f"{label}/{number:03}.png,{label},{number:03},{age},{gender},{'white' if number else 'rare'}")
-        for label, sequence in (("happy", 1), ("fear", 2)):
+        for label, sequence in (("happy", 1), ("fear", 2), ("anger", 3)):
             for frame in (7, 8):
                 draw(f"ckplus48/{label}/S{number:03}_{sequence:03}_{frame:08}.png", pattern, label)
         draw(f"fairface/images/{number}.png", pattern * (number > 0), "neutral")
@@ -207,7 +208,7 @@ def test_readers(folder: Path) -> None:
     assert london.attributes["age"].tolist().count("") == 2  # NA
     assert london.attributes["age"].tolist().count("under 25") == 22  # 14 to 24
     assert set(london.attributes["ethnicity"].tolist()) == {"", "white"}  # of the other group there are two images
-    assert len(ckplus.dataset.samples) == 48
+    assert len(ckplus.dataset.samples) == 72
     assert all("_00000008" in sample.path for sample in ckplus.dataset.samples)
     assert fairface.subjects is None
     assert fairface.attributes["gender"].tolist() == ["female", "male"] * 12
@@ -227,8 +228,9 @@ def test_record_tables_and_figure(folder: Path, random_folder: Path, tmp_path: P
     assert set(identities) == {
         (system, data, other)
         for system in ("random", "grey pixels, 32x32")
-        for data, other in (("london", None), ("london", "ckplus48"), ("ckplus48", None), ("ckplus48", "london"))
+        for data, other in (("london", None), ("london", "ckplus48"), ("ckplus48", None), ("ckplus48", "ckplus48"))
     }
+    assert identities["random", "ckplus48", "ckplus48"]["people"] == 12
     assert identities["grey pixels, 32x32", "london", None]["rank1"] == 1.0  # each has an own pattern
     read = {(row["system"], row["data"], row["attribute"]): row for row in record["attributes"]}
     assert read["grey pixels, 32x32", "fairface", "ethnicity"]["people"] == 23
