@@ -16,6 +16,7 @@ from fergeneral.detection import make_detector
 from fergeneral.evaluate.figures import draw_leakage
 from fergeneral.evaluate.leakage import leakage, leakage_markdown
 from fergeneral.extractor import ExpressionExtractor
+from fergeneral.heads import Head
 
 
 def main() -> None:
@@ -24,9 +25,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--models", nargs="+", default=["general-r18-cycle", "general-r18-cycle-int8", "crs-cont-cpu"])
+    parser.add_argument("--head", default="expressions-8", help="of the first model; '' for none")
     options = parser.parse_args()
     encoders = [ExpressionExtractor.from_pretrained(name, device="cpu").encoder for name in options.models]
-    record = leakage(encoders, options.data, make_detector(None, "cpu"), peers=options.peers)
+    heads = [Head.from_pretrained(options.head, encoder=encoders[0])] if options.head else []
+    record = leakage(encoders, options.data, make_detector(None, "cpu"), heads=heads, peers=options.peers)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "leakage.json").write_text(json.dumps(record, indent=1) + "\n")
     draw_leakage(record, options.out / "leakage.png")

@@ -34,6 +34,7 @@ from fergeneral.evaluate.metrics import DRAWS, Metrics, score
 from fergeneral.evaluate.probe import fit_probe, group_folds
 from fergeneral.evaluate.robustness import found_crop
 from fergeneral.evaluate.structure import Pairs, compared, identity, persons
+from fergeneral.heads import Head
 from fergeneral.types import Detector
 
 GALLERIES = 20  # how often one image to be known by and one to be found are drawn for each person
@@ -507,6 +508,7 @@ def leakage(
     data: str | Path,
     detector: Detector,
     *,
+    heads: Sequence[Head] = (),
     peers: str | Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -524,6 +526,8 @@ def leakage(
         A folder with london/, ckplus48/ and fairface/, or some of them.
     detector : Detector
         Finds the faces in the photos of London and FairFace.
+    heads : sequence of Head, default ()
+        Of the first encoder: measured is also what their probabilities give away, for who stores nothing else.
     peers : path or None, default None
         A folder of other systems' embeddings: .npz with `path` (P,) str, "SET/PATH", and `embedding` (P, D); rows of
         NaN are images without one.
@@ -540,6 +544,8 @@ def leakage(
     ------
     DataError
         Where `data` has none of the sets, or one of them or a peer's file lacks something.
+    ModelError
+        For a head of another encoder.
     """
     start = time.perf_counter()
     found = {name: open_set(Path(data) / name) for name, open_set in _OPEN.items() if (Path(data) / name).is_dir()}
@@ -547,9 +553,11 @@ def leakage(
         raise DataError(f"{data} has none of the folders {', '.join(_OPEN)}")
     if not encoders:
         raise DataError("an encoder is needed")
+    for head in heads:
+        head.check_encoder(encoders[0])
     crops = _Crops(found, detector, encoders)
     others = {path.stem: _peer(path, crops.sets) for path in sorted(Path(peers).glob("*.npz"))} if peers else {}
-    systems = crops.embed(encoders) | others
+    systems = crops.embed(encoders, heads) | others
     embedded = time.perf_counter()
     sets = crops.sets
     identities = [entry for name, vectors in systems.items() for entry in _identities(name, vectors, sets, seed)]
@@ -587,14 +595,17 @@ class _Crops:
                 there, self._crops[name, form] = _crops(people, detector, *form)
                 self.sets[name] = _with_face(people, there)
 
-    def embed(self, encoders: Sequence[Encoder]) -> dict[str, dict[str, np.ndarray]]:
-        """System -> set -> (N, D), grey pixels last."""
+    def embed(self, encoders: Sequence[Encoder], heads: Sequence[Head]) -> dict[str, dict[str, np.ndarray]]:
+        """System -> set -> (N, D): encoders, heads on the first of them, grey pixels."""
         systems = {
             encoder.config.model_id: {
                 name: encoder.encode(self._crops[name, _form(encoder)], show_progress=False) for name in self.sets
             }
             for encoder in encoders
         }
+        first = systems[encoders[0].config.model_id]
+        for head in heads:
+            systems[f"{head.name} probabilities"] = {name: head.predict_proba(x) for name, x in first.items()}
         return systems | {PIXELS: {name: _grey(self._crops[name, _form(encoders[0])]) for name in self.sets}}
 
 
