@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fergeneral.card import title_of
 from fergeneral.datasets import EXPRESSIONS, class_counts
 from fergeneral.errors import MissingExtraError
 from fergeneral.evaluate.inputs import LabelledSet
@@ -319,3 +320,50 @@ def save_figure(figure: Figure, target: Path) -> None:
     """Write a PNG file, whole or not at all."""
     with whole_file(target) as temporary:
         figure.savefig(temporary, dpi=_DPI)
+
+
+def draw_leakage(record: Mapping[str, Any], target: Path) -> None:
+    """What embeddings give away, with 95 % intervals; `record`: of `leakage`. A dot for each system, chance dotted.
+
+    First the panels of identity, by cosine similarity and, hollow, by a metric learnt on other people; then attributes.
+    """
+    systems = list(dict.fromkeys(row["system"] for row in [*record["identity"], *record["attributes"]]))
+    sets = list(dict.fromkeys(row["data"] for row in record["identity"]))
+    named = [(f"{title_of(name)}: {words}", name, key) for key, words in _IDENTITY_WORDS.items() for name in sets]
+    found = dict.fromkeys((row["data"], row["attribute"]) for row in record["attributes"])
+    columns = 3
+    rows = math.ceil((len(named) + len(found)) / columns)
+    size = (3.6 * columns + 1.2, rows * (0.8 + 0.24 * len(systems)) + 0.4)
+    figure, axes = _grid(rows, columns, size, sharey=True)
+    places = {system: place for place, system in enumerate(systems)}
+    for axis, (title, data, key) in zip(axes, named, strict=False):
+        lines = [row for row in record["identity"] if row["data"] == data]
+        for row in lines:
+            _interval_dot(axis, places[row["system"]], row[key], row["intervals"][key], hollow=bool(row["trained_on"]))
+        _finish(axis, title, 0.5 if key == "auc" else lines[0]["chance"], places)
+    for axis, (data, name) in zip(axes[len(named) :], found, strict=False):
+        lines = [row for row in record["attributes"] if (row["data"], row["attribute"]) == (data, name)]
+        for row in lines:
+            _interval_dot(axis, places[row["system"]], row["uar"], row["intervals"]["uar"], hollow=False)
+        _finish(axis, f"{title_of(data)}: {name} ({len(lines[0]['recall'])}), UAR", lines[0]["chance"], places)
+    for axis in axes[len(named) + len(found) :]:
+        axis.set_visible(False)
+    _save(figure, target)
+
+
+_IDENTITY_WORDS = {"auc": "same person?, AUC", "rank1": "which person?, rank-1"}
+
+
+def _interval_dot(axis: Axes, place: float, value: float, interval: Sequence[float], *, hollow: bool) -> None:
+    colour, height = _SYSTEM_COLOURS[int(place) % len(_SYSTEM_COLOURS)], place + (0.18 if hollow else -0.18)
+    axis.plot(interval, [height, height], color=colour, linewidth=2, alpha=0.6)
+    axis.plot(value, height, "o", color=colour, markerfacecolor="white" if hollow else colour, markersize=6)
+
+
+def _finish(axis: Axes, title: str, chance: float, places: Mapping[str, int]) -> None:
+    axis.axvline(chance, color="#555555", linestyle=":", linewidth=1)
+    axis.set_title(title, fontsize=10)
+    axis.set(xlim=(-0.03, 1.03), ylim=(len(places) - 0.5, -0.5))
+    axis.set_yticks(list(places.values()), list(places), fontsize=9)
+    axis.xaxis.set_major_formatter(_percent())
+    axis.grid(axis="x", alpha=0.3)

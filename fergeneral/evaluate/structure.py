@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import roc_auc_score, silhouette_score
@@ -24,29 +25,57 @@ def identity(x: np.ndarray, labels: Sequence[str], subjects: Sequence[str], *, s
     "other_person_same_expression" and "other_person_other_expression".
     Raises DataError where the data have no pair of one of the kinds.
     """
-    features, y = labelled(x, labels, "the data")
-    who = np.asarray(subjects, dtype=str)
-    if who.shape != y.shape:
-        raise DataError(f"the person of each of the {len(y)} images is needed, got {len(who)}")
-    rows = _some(len(y), seed)
-    unit, y, who = unit_rows(features[rows]), y[rows], who[rows]
-    first, second = np.triu_indices(len(y), 1)
-    similarity = (unit @ unit.T)[first, second]
-    person, expression = who[first] == who[second], y[first] == y[second]
+    similarity, person, expression, *_ = compared(x, labels, subjects, seed=seed)
     kinds = {
         "same_person_other_expression": similarity[person & ~expression],
         "other_person_same_expression": similarity[~person & expression],
         "other_person_other_expression": similarity[~person & ~expression],
     }
     for kind, values in kinds.items():
-        if not len(values):
-            raise DataError(f"the data have no pair of images of the kind {kind.replace('_', ' ')}")
+        _check_pairs(kind, len(values))
     one_person, one_expression, neither = kinds.values()
     return {
         "identity_auc": _auc(one_person, neither),
         "expression_auc": _auc(one_expression, neither),
         **{kind: float(values.mean(dtype=np.float64)) for kind, values in kinds.items()},
     }
+
+
+class Pairs(NamedTuple):
+    """Every pair of images once: cosine similarity, whether person and expression are the same, and the two persons.
+
+    All (P,); `first` and `second` are places in the sorted list of the people.
+    """
+
+    similarity: np.ndarray
+    person: np.ndarray
+    expression: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+
+def compared(x: np.ndarray, labels: Sequence[str], subjects: Sequence[str], *, seed: int = 0) -> Pairs:
+    """The pairs that `identity` reads; of more than 3,000 images, so many are drawn by `seed`."""
+    features, y = labelled(x, labels, "the data")
+    who = persons(subjects, len(y))
+    rows = _some(len(y), seed)
+    unit, y, who = unit_rows(features[rows]), y[rows], np.unique(who[rows], return_inverse=True)[1]
+    first, second = np.triu_indices(len(y), 1)
+    similarity = (unit @ unit.T)[first, second]
+    return Pairs(similarity, who[first] == who[second], y[first] == y[second], who[first], who[second])
+
+
+def persons(subjects: Sequence[str], count: int) -> np.ndarray:
+    """(count,) str, the person on each image; DataError for another number of them."""
+    who = np.asarray(subjects, dtype=str)
+    if who.shape != (count,):
+        raise DataError(f"the person of each of the {count} images is needed, got {len(who)}")
+    return who
+
+
+def _check_pairs(kind: str, count: int) -> None:
+    if not count:
+        raise DataError(f"the data have no pair of images of the kind {kind.replace('_', ' ')}")
 
 
 def separation(x: np.ndarray, labels: Sequence[str], *, seed: int = 0) -> dict[str, float]:
