@@ -26,17 +26,8 @@ from fergeneral.datasets import Dataset, open_dataset
 from fergeneral.detection import make_detector
 from fergeneral.evaluate import linear_probe, subject_folds
 from fergeneral.evaluate.cache import EmbeddingCache
-from fergeneral.evaluate.leakage import (
-    People,
-    attribute,
-    centred,
-    embed_people,
-    identification,
-    open_ckplus,
-    open_fairface,
-    open_london,
-    person_metric,
-)
+from fergeneral.evaluate.leakage import attribute, centred, identification, person_metric
+from fergeneral.evaluate.leakage_report import PeopleSet, embed_people, open_ckplus, open_fairface, open_london
 from fergeneral.extractor import ExpressionExtractor
 
 Map = Callable[[np.ndarray], np.ndarray]
@@ -103,7 +94,7 @@ def main() -> None:
 
 
 def measure(
-    sets: Mapping[str, tuple[np.ndarray, People]], rafdb: np.ndarray, dataset: Dataset, tested: set[str]
+    sets: Mapping[str, tuple[np.ndarray, PeopleSet]], rafdb: np.ndarray, dataset: Dataset, tested: set[str]
 ) -> list[dict[str, Any]]:
     """One entry for each map."""
     labels, split = np.array(dataset.labels), np.array([sample.split for sample in dataset.samples])
@@ -140,7 +131,7 @@ def measure(
     return entries
 
 
-def london_identity(sets: Mapping[str, tuple[np.ndarray, People]], move: Map) -> dict[str, Any]:
+def london_identity(sets: Mapping[str, tuple[np.ndarray, PeopleSet]], move: Map) -> dict[str, Any]:
     """Of London's people, by cosine similarity and by a metric that was learnt on CK+, on mapped embeddings."""
     (x, people), (others, them) = sets["london"], sets["ckplus48"]
     moved = move(x)
@@ -151,7 +142,7 @@ def london_identity(sets: Mapping[str, tuple[np.ndarray, People]], move: Map) ->
 
 
 def all_maps(
-    sets: Mapping[str, tuple[np.ndarray, People]],
+    sets: Mapping[str, tuple[np.ndarray, PeopleSet]],
     faces: np.ndarray,
     stated: Mapping[str, np.ndarray],
     x: np.ndarray,

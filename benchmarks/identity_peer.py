@@ -4,7 +4,7 @@
     python benchmarks/identity_peer.py --data DATA --out peers/dlib-resnet.npz
 
 DATA holds london/, ckplus48/ and fairface/. Written is one .npz with `path` (P,) str, "SET/PATH IN THE SET", and
-`embedding` (P, 128) float16; NaN where MTCNN found no face. `benchmarks/leakage.py --peers` reads it.
+`embedding` (P, 128) float16; NaN where MTCNN found no face. `benchmarks/trust.py --peers` reads it.
 
 The network is dlib_face_recognition_resnet_model_v1.dat of Davis King: a ResNet with 29 layers, trained on about three
 million faces of 7,485 people, 0.993833 on LFW by its author's account. Its README (github.com/davisking/dlib-models)
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from fergeneral.datasets import Dataset, open_dataset
 from fergeneral.detection import detect_faces, make_detector
-from fergeneral.evaluate.leakage import open_fairface, open_london
+from fergeneral.evaluate.leakage_report import open_fairface, open_london
 from fergeneral.types import Detector
 
 # dlib's detector gives a square whose side is so many times the distance between eyes and mouth, its centre so much of

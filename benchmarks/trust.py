@@ -3,9 +3,10 @@
     python benchmarks/trust.py measure DATA OUT [--peers PEERS] [--cache FOLDER]
     python benchmarks/trust.py pages [RECORD]
 
-`measure` reads DATA (london/, fairface/, ckplus48/, rafdb/) and writes OUT/trust.json, with the reports and figures of
-each part beside it. PEERS holds other systems' embeddings, as `benchmarks/identity_peer.py` makes them. `pages` puts the
-tables of RECORD (benchmarks/trust.json) between the marks of both pages; the sentences around them stay.
+`measure` reads DATA (london/, fairface/, ckplus48/, rafdb/) and writes OUT/trust.json, with reports and figures of each
+part beside it. PEERS holds other systems' embeddings, as `benchmarks/identity_peer.py` makes them. `pages` puts the
+tables of RECORD (benchmarks/trust.json) and of benchmarks/erasure.json between the marks of both pages; the sentences
+around them stay.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from erasure import table as erasure_table
+
 from fergeneral import ExpressionClassifier
 from fergeneral.evaluate import evaluate_conditions, evaluate_groups
 from fergeneral.evaluate.figures import draw_leakage
@@ -28,7 +31,7 @@ from fergeneral.evaluate.leakage_report import attribute_table, identity_table, 
 from fergeneral.evaluate.tables import markdown_table
 
 ROOT = Path(__file__).parent.parent
-RECORD = ROOT / "benchmarks" / "trust.json"
+RECORD, ERASURE = ROOT / "benchmarks" / "trust.json", ROOT / "benchmarks" / "erasure.json"
 PAGES = (ROOT / "docs" / "trust.md", ROOT / "docs" / "privacy.md")
 FOLDS = 10
 NAMES = {"mtcnn": "MTCNN", "yunet": "YuNet"}
@@ -47,7 +50,7 @@ def main() -> None:
     command.set_defaults(run=lambda options: measure(options.data, options.out, options.peers, options.cache))
     command = commands.add_parser("pages")
     command.add_argument("record", type=Path, nargs="?", default=RECORD)
-    command.set_defaults(run=lambda options: write_pages(json.loads(options.record.read_text(encoding="utf-8"))))
+    command.set_defaults(run=lambda options: write_pages(read_record(options.record)))
     options = parser.parse_args()
     options.run(options)
 
@@ -78,6 +81,12 @@ def measure(data: Path, out: Path, peers: Path | None, cache: Path | None) -> No
         print(name, record["seconds"][name], "s", flush=True)
     draw_leakage(record["leakage"], out / "leakage.png")
     (out / "trust.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def read_record(file: Path = RECORD) -> Row:
+    """What `measure` stored, and what `benchmarks/erasure.py` stored beside it."""
+    erasure = json.loads(ERASURE.read_text(encoding="utf-8"))
+    return {**json.loads(file.read_text(encoding="utf-8")), "erasure": erasure}
 
 
 def write_pages(record: Row) -> None:
@@ -228,6 +237,7 @@ def _tables() -> Iterator[tuple[str, Callable[[Row], str]]]:
     for table in (found, fairface_gaps, rates, london, london_gaps, conditions, pose, seconds):
         yield table.__name__, table
     yield "identity", lambda record: identity_table(record["leakage"])
+    yield "erasure", lambda record: erasure_table(record["erasure"]["maps"])
     yield "attributes", lambda record: attribute_table(record["leakage"])
 
 

@@ -20,9 +20,9 @@ from tiny import save_tiny, use_tiny_networks
 from fergeneral import DataError, Detection, ExpressionClassifier, ExpressionExtractor, Head
 from fergeneral.alignment import TEMPLATE
 from fergeneral.cli import main
+from fergeneral.evaluate import evaluate_groups
 from fergeneral.evaluate.gaps import holm, largest_gap, mean_interval, share, wilson
 from fergeneral.evaluate.group_measures import StabilitySample
-from fergeneral.evaluate import evaluate_groups
 from fergeneral.evaluate.people import NOT_STATED, Column, column_of, read_people
 from fergeneral.evaluate.stability import MOVES, landmark_errors
 from fergeneral.hub import load_folder

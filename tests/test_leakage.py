@@ -13,16 +13,8 @@ from fergeneral import DataError, ExpressionExtractor, Head
 from fergeneral.alignment import TEMPLATE
 from fergeneral.evaluate import identity
 from fergeneral.evaluate.figures import draw_leakage
-from fergeneral.evaluate.leakage import (
-    attribute,
-    identification,
-    leakage,
-    leakage_markdown,
-    open_ckplus,
-    open_fairface,
-    open_london,
-    person_metric,
-)
+from fergeneral.evaluate.leakage import attribute, identification, person_metric
+from fergeneral.evaluate.leakage_report import leakage, leakage_markdown, open_ckplus, open_fairface, open_london
 from fergeneral.types import Detection
 
 TWO = ["neutral", "happiness"]

@@ -334,7 +334,7 @@ def draw_leakage(record: Mapping[str, Any], target: Path) -> None:
     columns = 3
     rows = math.ceil((len(named) + len(found)) / columns)
     size = (3.6 * columns + 1.2, rows * (0.8 + 0.24 * len(systems)) + 0.4)
-    figure, axes = _grid(rows, columns, size, sharey=True)
+    figure, axes = grid(rows, columns, size, sharey=True)
     places = {system: place for place, system in enumerate(systems)}
     for axis, (title, data, key) in zip(axes, named, strict=False):
         lines = [row for row in record["identity"] if row["data"] == data]
@@ -348,14 +348,14 @@ def draw_leakage(record: Mapping[str, Any], target: Path) -> None:
         _finish(axis, f"{title_of(data)}: {name} ({len(lines[0]['recall'])}), UAR", lines[0]["chance"], places)
     for axis in axes[len(named) + len(found) :]:
         axis.set_visible(False)
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 _IDENTITY_WORDS = {"auc": "same person?, AUC", "rank1": "which person?, rank-1"}
 
 
 def _interval_dot(axis: Axes, place: float, value: float, interval: Sequence[float], *, hollow: bool) -> None:
-    colour, height = _SYSTEM_COLOURS[int(place) % len(_SYSTEM_COLOURS)], place + (0.18 if hollow else -0.18)
+    colour, height = SYSTEM_COLOURS[int(place) % len(SYSTEM_COLOURS)], place + (0.18 if hollow else -0.18)
     axis.plot(interval, [height, height], color=colour, linewidth=2, alpha=0.6)
     axis.plot(value, height, "o", color=colour, markerfacecolor="white" if hollow else colour, markersize=6)
 
