@@ -165,7 +165,7 @@ NOT_PARSED = (
     "OMP_NUM_THREADS=1 uvicorn",
     "OMP_NUM_THREADS=1 gunicorn",
 )
-RUN = ("README.md", "command-line.md", "extending.md", "jobs.md")  # documents whose commands are run, in their order
+RUN = ("README.md", "command-line.md", "extending.md", "groups.md", "jobs.md")  # documents whose commands are run, in their order
 RUN_COMMANDS = [
     (file.stem, line)
     for file in DOCUMENTS
@@ -181,6 +181,8 @@ def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(PHOTOS, folder / "PHOTOS")
     shutil.copytree(ROOT / "examples" / "london", folder / "FACES")
+    people = (folder / "FACES" / "manifest.csv").read_text()
+    (folder / "PEOPLE.csv").write_text(re.sub(r"^(neutral|smiling)/", r"FACES/\1/", people, flags=re.MULTILINE))
     shutil.copy(ROOT / "examples" / "london" / "smiling" / "136.jpg", folder / "FACE.jpg")
     write_video(folder / "CLIP.mp4")
     generator = np.random.default_rng(0)
