@@ -82,8 +82,10 @@ def main() -> None:
     encoder = ExpressionExtractor.from_pretrained(options.model, device="cpu").encoder
     detector = make_detector(None, "cpu")
     sets = {name: embed_people(encoder, read(options.data / name), detector) for name, read in READERS.items()}
-    rafdb = open_dataset(options.data / "rafdb")
-    embedded = EmbeddingCache(options.cache).embed(encoder, rafdb).embeddings
+    rafdb, whole = open_dataset(options.data / "rafdb"), open_dataset(options.data / "rafdb", drop_duplicates=False)
+    kept = {sample.path for sample in rafdb.samples}  # the whole is what `fergeneral evaluate` caches, too
+    rows = [sample.path in kept for sample in whole.samples]
+    embedded = EmbeddingCache(options.cache).embed(encoder, whole).embeddings[rows]
     start = time.perf_counter()
     entries = measure(sets, embedded, rafdb, set(options.test))
     print(f"{time.perf_counter() - start:.0f} s after embedding")

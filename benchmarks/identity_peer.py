@@ -29,9 +29,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from fergeneral.datasets import Dataset, open_dataset
+from fergeneral.datasets import Dataset
 from fergeneral.detection import detect_faces, make_detector
-from fergeneral.evaluate.leakage_report import open_fairface, open_london
+from fergeneral.evaluate.leakage_report import open_ckplus, open_fairface, open_london
 from fergeneral.types import Detector
 
 # dlib's detector gives a square whose side is so many times the distance between eyes and mouth, its centre so much of
@@ -59,7 +59,7 @@ def main() -> None:
         for image, landmarks in found(dataset, detector):
             rows.append(np.full(128, np.nan) if landmarks is None else network.embed(image, landmarks))
         paths += [f"{name}/{sample.path}" for sample in dataset.samples]
-    crops = open_dataset(options.data / "ckplus48")
+    crops = open_ckplus(options.data / "ckplus48").dataset
     for pixels in tqdm(crops.crops(np.asarray), total=len(crops.samples), desc="ckplus48"):
         image = enlarged(Image.fromarray(pixels))
         rows.append(network.embed(image, margin_landmarks(crops, pixels.shape[1])))

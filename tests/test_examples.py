@@ -165,7 +165,8 @@ NOT_PARSED = (
     "OMP_NUM_THREADS=1 uvicorn",
     "OMP_NUM_THREADS=1 gunicorn",
 )
-RUN = ("README.md", "command-line.md", "extending.md", "groups.md", "jobs.md")  # documents whose commands are run, in their order
+# Documents whose commands are run, in their order.
+RUN = ("README.md", "command-line.md", "extending.md", "groups.md", "jobs.md")
 RUN_COMMANDS = [
     (file.stem, line)
     for file in DOCUMENTS

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fergeneral.card import title_of
 from fergeneral.datasets import EXPRESSIONS, class_counts
 from fergeneral.errors import MissingExtraError
 from fergeneral.evaluate.inputs import LabelledSet
+from fergeneral.evaluate.leakage_report import TITLES
 from fergeneral.evaluate.sections import Run
 from fergeneral.storage import whole_file
 
@@ -329,7 +329,7 @@ def draw_leakage(record: Mapping[str, Any], target: Path) -> None:
     """
     systems = list(dict.fromkeys(row["system"] for row in [*record["identity"], *record["attributes"]]))
     sets = list(dict.fromkeys(row["data"] for row in record["identity"]))
-    named = [(f"{title_of(name)}: {words}", name, key) for key, words in _IDENTITY_WORDS.items() for name in sets]
+    named = [(f"{TITLES[name]}: {words}", name, key) for key, words in _IDENTITY_WORDS.items() for name in sets]
     found = dict.fromkeys((row["data"], row["attribute"]) for row in record["attributes"])
     columns = 3
     rows = math.ceil((len(named) + len(found)) / columns)
@@ -345,9 +345,11 @@ def draw_leakage(record: Mapping[str, Any], target: Path) -> None:
         lines = [row for row in record["attributes"] if (row["data"], row["attribute"]) == (data, name)]
         for row in lines:
             _interval_dot(axis, places[row["system"]], row["uar"], row["intervals"]["uar"], hollow=False)
-        _finish(axis, f"{title_of(data)}: {name} ({len(lines[0]['recall'])}), UAR", lines[0]["chance"], places)
+        _finish(axis, f"{TITLES[data]}: {name} ({len(lines[0]['recall'])}), UAR", lines[0]["chance"], places)
     for axis in axes[len(named) + len(found) :]:
         axis.set_visible(False)
+    words = "filled: as they are; hollow: by a metric learnt on other people; dotted: chance"
+    figure.supxlabel(words, fontsize=9)
     save_figure(figure, target)
 
 

@@ -385,7 +385,7 @@ def _read_attributes(
     return entries
 
 
-_TITLES = {"london": "London", "ckplus48": "CK+", "fairface": "FairFace"}
+TITLES = {"london": "London", "ckplus48": "CK+", "fairface": "FairFace"}
 
 
 def leakage_markdown(record: Mapping[str, Any]) -> str:
@@ -397,9 +397,9 @@ def identity_table(record: Mapping[str, Any]) -> str:
     """How well people are told apart, as a table in Markdown; `record` as `leakage` returns it, or its JSON."""
     rows = [
         [
-            _TITLES[row["data"]],
+            TITLES[row["data"]],
             row["system"],
-            "-" if row["trained_on"] is None else _TITLES[row["trained_on"]],
+            "-" if row["trained_on"] is None else TITLES[row["trained_on"]],
             _with_interval(row["auc"], row["intervals"]["auc"]),
             f"{100 * row['eer']:.1f}",
             f"{100 * row['tar']:.1f}",
@@ -418,7 +418,7 @@ def attribute_table(record: Mapping[str, Any]) -> str:
     of = {(row["data"], row["attribute"], row["system"]): row for row in record["attributes"]}
     rows = [
         [
-            f"{_TITLES[data]}, {name} ({len(row['recall'])})",
+            f"{TITLES[data]}, {name} ({len(row['recall'])})",
             *(_read(of.get((data, name, system))) for system in names),
             f"{100 * row['majority']:.1f} / {100 * row['chance']:.1f}",
         ]
