@@ -1,6 +1,6 @@
 """Whom the package works for and what embeddings give away: the figures of docs/trust.md and docs/privacy.md.
 
-    python benchmarks/trust.py measure DATA OUT [--peers PEERS] [--cache FOLDER]
+    python benchmarks/trust.py measure DATA OUT [--peers PEERS] [--cache FOLDER] [--only PART ...]
     python benchmarks/trust.py pages [RECORD]
 
 `measure` reads DATA (london/, fairface/, ckplus48/, rafdb/) and writes OUT/trust.json, with reports and figures of each
@@ -33,6 +33,7 @@ from fergeneral.evaluate.tables import markdown_table
 ROOT = Path(__file__).parent.parent
 RECORD, ERASURE = ROOT / "benchmarks" / "trust.json", ROOT / "benchmarks" / "erasure.json"
 PAGES = (ROOT / "docs" / "trust.md", ROOT / "docs" / "privacy.md")
+PARTS = ("fairface", "london", "conditions", "leakage")
 FOLDS = 10
 NAMES = {"mtcnn": "MTCNN", "yunet": "YuNet"}
 
@@ -47,7 +48,12 @@ def main() -> None:
     command.add_argument("out", type=Path)
     command.add_argument("--peers", type=Path)
     command.add_argument("--cache", type=Path)
-    command.set_defaults(run=lambda options: measure(options.data, options.out, options.peers, options.cache))
+    command.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="the others stay as OUT/trust.json has them"
+    )
+    command.set_defaults(
+        run=lambda options: measure(options.data, options.out, options.peers, options.cache, options.only)
+    )
     command = commands.add_parser("pages")
     command.add_argument("record", type=Path, nargs="?", default=RECORD)
     command.set_defaults(run=lambda options: write_pages(read_record(options.record)))
@@ -55,8 +61,8 @@ def main() -> None:
     options.run(options)
 
 
-def measure(data: Path, out: Path, peers: Path | None, cache: Path | None) -> None:
-    """Every part, one after the other, and the seconds that each took."""
+def measure(data: Path, out: Path, peers: Path | None, cache: Path | None, only: Sequence[str]) -> None:
+    """Every part, one after the other, and the seconds that each took; the record is written after each."""
     classifier = ExpressionClassifier.from_pretrained(device="cpu")
     fairface, london = data / "fairface" / "attributes.csv", data / "london" / "people.csv"
     parts: dict[str, Callable[[], Row]] = {
@@ -69,18 +75,19 @@ def measure(data: Path, out: Path, peers: Path | None, cache: Path | None) -> No
             [classifier.extractor.encoder], data, classifier.extractor.detector, heads=[classifier.head], peers=peers
         ),
     }
-    record: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "date": time.strftime("%Y-%m-%d"),
-        "seconds": {},
-    }
-    for name, part in parts.items():
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / RECORD.name
+    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"seconds": {}}
+    for name in only:
         start = time.perf_counter()
-        record[name] = part()
+        record[name] = parts[name]()
         record["seconds"][name] = round(time.perf_counter() - start)
+        record["machine"] = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+        record["date"] = time.strftime("%Y-%m-%d")
+        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(name, record["seconds"][name], "s", flush=True)
-    draw_leakage(record["leakage"], out / "leakage.png")
-    (out / "trust.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if "leakage" in record:
+        draw_leakage(record["leakage"], out / "leakage.png")
 
 
 def read_record(file: Path = RECORD) -> Row:

@@ -412,6 +412,16 @@ def test_the_command(londoners: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "is not empty" in capsys.readouterr().err
 
 
+def test_the_command_says_which_labels_it_left_out(
+    londoners: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    londoners.write_text(londoners.read_text().replace("happy,", "grinning,"))
+    arguments = ["evaluate", "--groups", str(londoners), "-o", str(tmp_path / "out"), "--columns", "gender"]
+    assert main([*arguments, "--device", "cpu"]) == 1
+    expected = "left out of accuracy: 6 photos labelled 'grinning', which is no class of expressions-8"
+    assert expected in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

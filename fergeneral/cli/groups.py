@@ -67,6 +67,8 @@ def evaluate(options: argparse.Namespace, classifier: ExpressionClassifier) -> i
     )
     print(groups_table(report))
     print(gaps_text(report))
+    for label, count in report["left_out"].items():
+        say(f"left out of accuracy: {count} photos labelled {label!r}, which is no class of {report['head']['name']}")
     unreadable = report["table"]["unreadable"]
     for photo in unreadable:
         say(f"skipped: {photo['path']}: {photo['error']}")
