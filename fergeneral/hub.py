@@ -11,7 +11,6 @@ import re
 import reprlib
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,8 +41,7 @@ _MOST_CONFIG_BYTES = 2**20  # ours has a thousand
 _MOST_WEIGHT_BYTES = 2**30  # a tenth of this is float32 weights of the largest architecture
 RESEARCH_ONLY = "research only"  # what such a licence begins with, in config.json and head.json
 _LOGGER = logging.getLogger("fergeneral")
-_logged: set[str] = set()  # SHA-256 of weights whose terms were logged in this process
-_log_lock = threading.Lock()
+_logged: dict[str, object] = {}  # SHA-256 of weights whose terms were logged in this process
 
 
 def save_folder(folder: str | Path, state: dict[str, torch.Tensor], config: EncoderConfig) -> EncoderConfig:
@@ -247,10 +245,9 @@ def log_terms(name: str, license: str, sha256: str) -> None:
     """Log at INFO level that weights are for research only, once for each of them in a process."""
     if not license.lower().startswith(RESEARCH_ONLY):
         return
-    with _log_lock:
-        if sha256 in _logged:
-            return
-        _logged.add(sha256)
+    mine = object()
+    if _logged.setdefault(sha256, mine) is not mine:  # one step, so that no lock has to survive a fork
+        return
     _LOGGER.info("%s: %s; `fergeneral info --terms` shows the terms", name, license.partition(":")[0])
 
 

@@ -37,7 +37,7 @@ DOCUMENT = (ROOT / "docs" / "terms.md").read_text()
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     """The log of a process that has loaded nothing yet."""
-    monkeypatch.setattr(hub, "_logged", set())
+    monkeypatch.setattr(hub, "_logged", {})
     caplog.set_level(logging.INFO, logger="fergeneral")
     return caplog
 
