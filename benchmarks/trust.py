@@ -219,7 +219,10 @@ def pose(record: Row) -> str:
 def seconds(record: Row) -> str:
     """What the measurement took."""
     times = record["seconds"]
-    return markdown_table(["part", "seconds"], list(times.items())) + f"\n\n{record['machine']}, {record['date']}."
+    return (
+        markdown_table(["part", "seconds"], sorted(times.items(), key=lambda item: item[0] == "all"))
+        + f"\n\n{record['machine']}, {record['date']}."
+    )
 
 
 def _gaps(gaps: Sequence[Row]) -> str:
