@@ -10,6 +10,7 @@ except ImportError as error:
 from fergeneral.evaluate.conditions_report import evaluate_conditions
 from fergeneral.evaluate.groups import evaluate_groups
 from fergeneral.evaluate.heads import evaluate_head
+from fergeneral.evaluate.leakage import attribute, identification, person_metric
 from fergeneral.evaluate.metrics import Calibration, Metrics, calibrate, paired_bootstrap, score
 from fergeneral.evaluate.probe import Probe, ProbeResult, embed_dataset, fit_probe, linear_probe, probe_datasets
 from fergeneral.evaluate.protocols import (
@@ -40,6 +41,7 @@ __all__ = [
     "SGDProbeResult",
     "SubjectFolds",
     "Unseen",
+    "attribute",
     "calibrate",
     "conditions",
     "cross_dataset",
@@ -52,12 +54,14 @@ __all__ = [
     "few_people",
     "few_shot",
     "fit_probe",
+    "identification",
     "identity",
     "knn",
     "learn_unseen",
     "learn_unseen_people",
     "linear_probe",
     "paired_bootstrap",
+    "person_metric",
     "pretraining_saw",
     "probe_datasets",
     "score",
