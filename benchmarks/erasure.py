@@ -4,9 +4,9 @@
 
 DATA holds rafdb/, london/, ckplus48/ and fairface/. Maps are fitted on training data alone: LEACE on one half of
 FairFace, directions that tell people apart on CK+, and expression directions on a part of RAF-DB train. Attributes are
-read on the other half of FairFace, by a linear probe and, gender, by a support vector machine; identity on London; the
-expression probe is fitted on that part of RAF-DB train and read on the rest of it. Of the maps that are named by --test
-RAF-DB's test split is read. Written is erasure.json.
+evaluated on the other half of FairFace, by a linear probe and, gender, by a support vector machine; identity on London;
+the expression probe is fitted on that part of RAF-DB train and evaluated on the rest. With the maps that --test names,
+RAF-DB's test split is evaluated, too. Written is erasure.json.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from erasure import table as erasure_table
 from fergeneral import ExpressionClassifier
 from fergeneral.evaluate import evaluate_conditions, evaluate_groups
 from fergeneral.evaluate.figures import draw_leakage
-from fergeneral.evaluate.group_tables import LEVEL
+from fergeneral.evaluate.group_tables import LEVEL, gap_figure, gap_side
 from fergeneral.evaluate.leakage_report import attribute_table, identity_table, leakage
 from fergeneral.evaluate.tables import markdown_table
 
@@ -226,15 +226,10 @@ def seconds(record: Row) -> str:
 
 
 def _gaps(gaps: Sequence[Row]) -> str:
-    def side(gap: Row, which: str) -> str:
-        value = gap[which]
-        shown = f"{value:.2f} %" if gap["measure"] == "landmark error" else f"{100 * value:.1f} %"
-        return f"{gap[f'{which}_group']} {shown}"
-
     lines = [
         [
-            gap["measure"] + (f", {gap['detector']}" if gap["detector"] else ""),
-            *(gap["column"], side(gap, "low"), side(gap, "high"), f"{gap['p']:.2g}", f"{gap['p_holm']:.2g}"),
+            gap_figure(gap),
+            *(gap["column"], gap_side(gap, "low"), gap_side(gap, "high"), f"{gap['p']:.2g}", f"{gap['p_holm']:.2g}"),
         ]
         for gap in gaps
     ]

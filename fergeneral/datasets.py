@@ -271,11 +271,17 @@ def _read_ferplus(files: _Files) -> tuple[tuple[Sample, ...], tuple[tuple[str, i
     return kept, (("no image name", nameless), ("no majority for an expression", len(samples) - len(kept)))
 
 
-def _read_manifest(path: Path, name_of: Callable[[str], str]) -> Iterable[Sample]:
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """The columns and the rows of a table with a header. Raises DataError for what is no UTF-8 .csv file."""
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+        return list(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a UTF-8 .csv file: {error}") from error
+
+
+def _read_manifest(path: Path, name_of: Callable[[str], str]) -> Iterable[Sample]:
+    _, rows = read_csv(path)
     for number, row in enumerate(rows, start=2):
         if not row.get("path") or not row.get("label"):
             raise DataError(f"line {number} of {path} needs the columns path and label, got {row}")

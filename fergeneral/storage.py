@@ -9,7 +9,7 @@ import secrets
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -48,6 +48,22 @@ def check_target(path: Path) -> None:
     if not path.parent.is_dir():
         wrong = "is not a folder" if path.parent.exists() else "does not exist"
         raise DataError(f"{path} cannot be written: its folder {path.parent} {wrong}")
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Make a folder and those above it, unless it is there. Raises DataError where that cannot be done."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be made: {error.strerror}") from error
+    return Path(folder)
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files by their names, in UTF-8, each whole or not at all."""
+    for name, text in texts.items():
+        with whole_file(folder / name) as path:
+            path.write_text(text, encoding="utf-8")
 
 
 def check_table(path: Path) -> None:

@@ -23,7 +23,7 @@ _NO_LICENCE = "No licence was stated: ask whoever made it before you use it."
 _OTHER_LICENCE = "The licence is as its maker states it; fergeneral adds nothing to it."
 _PROVENANCE_FILE = "provenance.json"  # beside the packaged weights, written by scripts/list_hashes.py
 _RUN_FIELDS = ("command", "minutes", "device", "torch", "date", "steps", "images_drawn", "started_from", "history")
-DETECTORS = {
+DETECTOR_TERMS = {
     "mtcnn": "MIT: from facenet-pytorch, which ported them from facenet (MIT); docs/terms.md has their origin",
     "yunet": "MIT: face_detection_yunet_2023mar.onnx of the OpenCV Zoo, part of this package",
 }
@@ -177,7 +177,7 @@ def _of_run(config: EncoderConfig, record: Mapping[str, Any], provenance: Mappin
         method=str(record.get("recipe", {}).get("name", "")),
         run={field: record[field] for field in _RUN_FIELDS if record.get(field) is not None},
         made_from=provenance.get("quantized_from"),
-        detectors=DETECTORS,
+        detectors=DETECTOR_TERMS,
     )
 
 
@@ -195,7 +195,7 @@ def _of_head(config: HeadConfig) -> Terms:
         method=config.method,
         run={},
         made_from=config.encoder_id,
-        detectors=DETECTORS,
+        detectors=DETECTOR_TERMS,
     )
 
 

@@ -684,13 +684,9 @@ def _is_video(path: str) -> bool:
 
 
 def _folder(text: str | None) -> Path | None:
-    if text is None:
-        return None
-    try:
-        Path(text).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"the folder {text} cannot be made: {error.strerror}") from error
-    return Path(text)
+    from fergeneral.storage import make_folder
+
+    return None if text is None else make_folder(text)
 
 
 def _unique_names(photos: Sequence[Source]) -> list[str]:

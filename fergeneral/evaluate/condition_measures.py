@@ -22,6 +22,7 @@ from fergeneral.evaluate.gaps import wilson
 from fergeneral.evaluate.inputs import name_of, status_of
 from fergeneral.evaluate.metrics import paired_bootstrap
 from fergeneral.evaluate.probe import Probe
+from fergeneral.evaluate.stability import overlaps
 from fergeneral.threads import map_ahead, worker_count, worker_pool
 from fergeneral.types import Detection, Detector
 
@@ -56,7 +57,7 @@ def photo_conditions(
     dict
         ``n`` photos read, ``labels`` of them, ``left_out``: of those given, in how many each detector found no face
         when clean (a photo where any did is left out), ``face_size`` and ``eyes_apart``: medians in pixels.
-        ``conditions``: the first is "clean". Each has ``group``, ``severity``, ``n`` and, by detector in
+        ``conditions``: the first is "clean". Each has ``group``, ``severity``, ``n`` and, per detector in
         ``detectors``: ``found``, the share with a box that overlaps the detector's clean box by more than 0.4
         (intersection over union, of the box that overlaps it most); ``landmark_error``, the mean distance of the found
         landmarks from the detector's clean ones, in distances between the eyes; ``accuracy``, where a face that is not
@@ -218,8 +219,10 @@ def closest_face(faces: Sequence[Detection], box: np.ndarray, scale: np.ndarray 
     Detection or None
         None where none overlaps it by more than SAME_FACE (intersection over union).
     """
-    overlaps = [_overlap(face.box * np.tile(scale, 4 // np.size(scale)), box) for face in faces]
-    return faces[int(np.argmax(overlaps))] if overlaps and max(overlaps) > SAME_FACE else None
+    if not faces:
+        return None
+    overlap = overlaps(np.stack([face.box for face in faces]) * np.tile(scale, 4 // np.size(scale)), box)
+    return faces[int(overlap.argmax())] if float(overlap.max()) > SAME_FACE else None
 
 
 def wilson_share(true: np.ndarray, name: str) -> dict[str, Any]:
@@ -299,13 +302,6 @@ def _error(face: Detection, reference: Detection, scale: np.ndarray) -> float:
     """Mean distance of landmarks in distances between the eyes."""
     distances = np.linalg.norm(face.landmarks * scale - reference.landmarks, axis=1)
     return float(distances.mean()) / max(FacePlace(reference.landmarks, 0.0).eyes_apart, 1e-6)
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes."""
-    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    shared = float(np.prod(np.maximum(sides, 0)))
-    return shared / (float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - shared)
 
 
 def _photo_rows(looks: Sequence[tuple[str, _Seen, np.ndarray]], names: Sequence[str]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 from fergeneral.card import title_of
 from fergeneral.errors import MissingExtraError
 from fergeneral.evaluate.figures import SYSTEM_COLOURS, SYSTEM_MARKERS, save_figure
-from fergeneral.evaluate.tables import markdown_table
+from fergeneral.evaluate.tables import filled, markdown_table
 
 try:
     from matplotlib.axes import Axes
@@ -185,7 +185,7 @@ def conditions_markdown(record: Row) -> str:
     seconds = ", ".join(f"{name} {value:.0f}" for name, value in record["seconds"].items())
     parts.append(f"Seconds: {seconds}; embeddings that were in the cache took none.")
     blocks = [block for part in parts for block in part.split("\n\n")]
-    return "\n\n".join(block if block[0] in "|#" else textwrap.fill(block, 120) for block in blocks) + "\n"
+    return "\n\n".join(map(filled, blocks)) + "\n"
 
 
 def _head(record: Row) -> str:

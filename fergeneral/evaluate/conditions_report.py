@@ -6,10 +6,8 @@ is due to the condition. Photos are judged by a packaged head, crops by a linear
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import datetime
-import io
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +19,7 @@ from sklearn.model_selection import train_test_split
 
 from fergeneral import __version__
 from fergeneral.classifier import ExpressionClassifier
-from fergeneral.datasets import Dataset, Sample, class_counts, open_dataset
+from fergeneral.datasets import Dataset, Sample, class_counts, open_dataset, read_csv
 from fergeneral.detection import make_detector
 from fergeneral.encoder import Encoder
 from fergeneral.errors import DataError, positive_integer
@@ -30,7 +28,7 @@ from fergeneral.evaluate.condition_measures import Prepare, crop_conditions, pho
 from fergeneral.evaluate.pose import crop_pose, photo_pose
 from fergeneral.evaluate.probe import Probe, fit_probe
 from fergeneral.outputs import check_folder
-from fergeneral.storage import whole_file
+from fergeneral.storage import make_folder, write_texts
 from fergeneral.types import DETECTORS, Detector
 
 CONDITIONS_JSON_FILE, CONDITIONS_MARKDOWN_FILE = "conditions.json", "conditions.md"
@@ -201,10 +199,7 @@ def _images(path: str | Path) -> Dataset:
     file = Path(path)
     if file.suffix.lower() != ".csv":
         return open_dataset(file)
-    try:
-        rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} cannot be read as a UTF-8 .csv file: {error}") from error
+    _, rows = read_csv(file)
     if not rows or not all(row.get("path") for row in rows):
         raise DataError(f"{file} must have a column path with the image of each row")
     return Dataset(file.parent.resolve().name, file.parent, tuple(Sample(row["path"], "") for row in rows))
@@ -244,13 +239,8 @@ def _judged(
 def _write(record: Mapping[str, Any], out: Path) -> None:
     from fergeneral.evaluate.conditions_figures import conditions_markdown, draw_conditions
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"the folder {out} cannot be made: {error.strerror}") from error
+    make_folder(out)
     draw_conditions(record, out)
     texts = {CONDITIONS_JSON_FILE: json.dumps(record, indent=1, allow_nan=False) + "\n"}
     texts[CONDITIONS_MARKDOWN_FILE] = conditions_markdown(record)
-    for name, text in texts.items():
-        with whole_file(out / name) as path:
-            path.write_text(text, encoding="utf-8")
+    write_texts(out, texts)

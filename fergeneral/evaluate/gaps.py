@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from fergeneral.evaluate.metrics import DRAWS, score
+from fergeneral.evaluate.metrics import DRAWS, percentile_interval, score
 from fergeneral.evaluate.people import NOT_STATED, Column
 
 LEAST_PEOPLE = 10  # of a group, for the test; smaller ones are shown
@@ -50,8 +50,7 @@ def mean_interval(values: np.ndarray, people: np.ndarray, *, seed: int = 0) -> t
     for i in range(DRAWS):
         drawn = generator.integers(len(sums), size=len(sums))
         means[i] = sums[drawn].sum() / counts[drawn].sum()
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return percentile_interval(means)
 
 
 def largest_gap(values: np.ndarray, column: Column, people: np.ndarray, *, seed: int = 0) -> dict[str, Any] | None:

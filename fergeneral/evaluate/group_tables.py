@@ -77,7 +77,8 @@ def _gaps(report: Report) -> str:
     header = ["figure", "by", "lowest", "highest", "difference", "test", "p", "p, corrected"]
     rows = [
         [
-            *(_figure(gap), gap["column"], _side(gap, "low"), _side(gap, "high"), _value(gap, gap["difference"])),
+            *(gap_figure(gap), gap["column"], gap_side(gap, "low"), gap_side(gap, "high")),
+            _value(gap, gap["difference"]),
             *(gap["test"], _p(gap["p"]), f"**{_p(gap['p_holm'])}**" if gap["p_holm"] < LEVEL else _p(gap["p_holm"])),
         ]
         for gap in sorted(report["gaps"], key=lambda gap: gap["p_holm"])
@@ -187,16 +188,18 @@ def _is_rates(report: Report) -> bool:
     return "rates" in report["expressions"][0]
 
 
-def _figure(gap: Row) -> str:
+def gap_figure(gap: Row) -> str:
+    """The figure of a gap, and its detector."""
     return gap["measure"] + (f", {gap['detector']}" if gap["detector"] else "")
 
 
 def _gap_text(gap: Row) -> str:
     sides = f"{gap['low_group']} {_value(gap, gap['low'])}, {gap['high_group']} {_value(gap, gap['high'])}"
-    return f"{_figure(gap)} by {gap['column']} ({sides}; p = {_p(gap['p_holm'])})"
+    return f"{gap_figure(gap)} by {gap['column']} ({sides}; p = {_p(gap['p_holm'])})"
 
 
-def _side(gap: Row, which: str) -> str:
+def gap_side(gap: Row, which: str) -> str:
+    """The group on one side of a gap, "low" or "high", and its value."""
     group = gap[f"{which}_group"] if gap["difference"] else "all"
     return f"{group} {_value(gap, gap[which])}"
 

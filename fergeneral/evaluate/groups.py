@@ -25,7 +25,7 @@ from fergeneral.evaluate.stability import MOVES, landmark_errors
 from fergeneral.heads.head import Head
 from fergeneral.images import load_image
 from fergeneral.outputs import check_folder
-from fergeneral.storage import whole_file
+from fergeneral.storage import make_folder, write_texts
 from fergeneral.threads import map_ahead, worker_count, worker_pool
 from fergeneral.types import Detector
 
@@ -62,7 +62,7 @@ def evaluate_groups(
         A .csv file with a row for each photo. Column ``path``: from the table's folder, where photos lie unpacked or in
         zip archives, or absolute. If wanted, ``label`` or ``expression``: the true expression, as the head names it or
         as `fergeneral.datasets.expression_of` knows it; and ``subject``: the person. Each other column, but ``split``,
-        holds groups. More than 10 different whole numbers, as of ages, are put together by decades. Empty cells and
+        holds groups. More than 10 different integers, as of ages, are put together by decades. Empty cells and
         "NA" are shown as a group "not stated".
     out : path or None, default None
         A folder, made if need be, for groups.json (what is returned), groups.md (the same as tables) and figures. None
@@ -89,8 +89,8 @@ def evaluate_groups(
         people.
 
         - ``table``: what was read, and ``unreadable`` photos, which count nowhere else.
-        - ``without_face``: by detector, the photos in which it found no face.
-        - ``detection``: a list, by detector, of all photos (``column`` and ``group`` None) and of each group. ``n``
+        - ``without_face``: per detector, the photos in which it found no face.
+        - ``detection``: a list, per detector, of all photos (``column`` and ``group`` None) and of each group. ``n``
           photos, ``people``, the shares ``found`` with a face and ``several`` with more than one. Of ``n_stability``
           photos with a face, ``error_mean``, ``error_median`` and ``error_90`` (90th percentile) of the mean distance
           of the landmarks from where they were, in % of the distance between the eyes, over four moves: the photo is
@@ -156,10 +156,7 @@ def evaluate_groups(
     report["gaps"] = measures.gaps()
     report["seconds"] = round(time.perf_counter() - start, 1)
     if out is not None:
-        try:
-            Path(out).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"the folder {out} cannot be made: {error.strerror}") from error
+        make_folder(out)
         report["figures"] = draw_groups(report, Path(out))
         _write(report, Path(out))
     return report
@@ -303,6 +300,4 @@ def _write(report: dict[str, Any], folder: Path) -> None:
 
     texts = {GROUPS_JSON_FILE: json.dumps(report, indent=1, allow_nan=False) + "\n"}
     texts[GROUPS_MARKDOWN_FILE] = groups_markdown(report)
-    for name, text in texts.items():
-        with whole_file(folder / name) as path:
-            path.write_text(text, encoding="utf-8")
+    write_texts(folder, texts)

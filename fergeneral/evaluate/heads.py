@@ -25,7 +25,7 @@ from fergeneral.evaluate.robustness import MARGIN, found_crop
 from fergeneral.evaluate.tables import head_markdown
 from fergeneral.heads.head import Head
 from fergeneral.outputs import check_folder
-from fergeneral.storage import whole_file
+from fergeneral.storage import make_folder, write_texts
 
 HEAD_JSON_FILE, HEAD_MARKDOWN_FILE = "head.json", "head.md"
 _STATUSES = ("in-sample", "not stated", "held-out", "never seen")  # the worse of encoder and head comes first
@@ -239,15 +239,9 @@ def _write(classifier: ExpressionClassifier, figures: dict[str, dict[str, Any]],
     }
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     report = {"head": judged, "fergeneral": __version__, "date": date, "seed": seed, "data": figures}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"the folder {out} cannot be made: {error.strerror}") from error
     texts = {HEAD_JSON_FILE: json.dumps(report, indent=1, allow_nan=False) + "\n"}
     texts[HEAD_MARKDOWN_FILE] = head_markdown(report)
-    for name, text in texts.items():
-        with whole_file(out / name) as path:
-            path.write_text(text, encoding="utf-8")
+    write_texts(make_folder(out), texts)
 
 
 def _rounded(interval: tuple[float, float]) -> list[float]:

@@ -21,7 +21,7 @@ from sklearn.svm import SVC
 from fergeneral.datasets import class_counts
 from fergeneral.errors import DataError
 from fergeneral.evaluate.arrays import classes_of_train, embeddings, labelled, unit_rows
-from fergeneral.evaluate.metrics import DRAWS, Metrics, score
+from fergeneral.evaluate.metrics import DRAWS, Metrics, percentile_interval, score
 from fergeneral.evaluate.probe import fit_probe, group_folds
 from fergeneral.evaluate.structure import Pairs, compared, identity, persons
 
@@ -173,7 +173,10 @@ def identification(
         tar=float(np.interp(_FAR, false_rate, true_rate)),
         rank1=float(hits.mean()),
         chance=1 / len(hits),
-        intervals={"auc": _interval(_auc_draws(pairs, draws, generator)), "rank1": _interval(resampled)},
+        intervals={
+            "auc": percentile_interval(_auc_draws(pairs, draws, generator)),
+            "rank1": percentile_interval(resampled),
+        },
     )
 
 
@@ -350,8 +353,3 @@ _LEARNERS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray | None, int], 
     "linear": _linear,
     "rbf": _rbf,
 }
-
-
-def _interval(drawn: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)

@@ -5,9 +5,7 @@ The people are those of London, CK+ and FairFace. What follows for privacy: docs
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from fergeneral import __version__
-from fergeneral.datasets import Dataset, Sample, open_dataset
+from fergeneral.datasets import Dataset, Sample, open_dataset, read_csv
 from fergeneral.encoder import Encoder
 from fergeneral.errors import DataError
 from fergeneral.evaluate.arrays import unit_rows
@@ -137,10 +135,7 @@ def open_fairface(folder: str | Path) -> PeopleSet:
 
 
 def _rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a UTF-8 .csv file: {error}") from error
+    _, rows = read_csv(path)
     lacking = [name for name in needed if not rows or rows[0].get(name) is None]
     if lacking:
         raise DataError(f"{path} needs rows with the columns {', '.join(needed)}; it lacks {', '.join(lacking)}")

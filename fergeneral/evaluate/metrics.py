@@ -95,7 +95,7 @@ def score(
         confusion=confusion,
         labels=tuple(labels),
         n=len(rows),
-        intervals={name: _interval(drawn[name]) for name in drawn},
+        intervals={name: percentile_interval(drawn[name]) for name in drawn},
     )
 
 
@@ -124,7 +124,7 @@ def paired_bootstrap(
         value, drawn = (_difference(cubes.reshape(-1, classes, classes, classes), name) for cubes in (cube, sample))
         beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
         p = min(1.0, 2 * (int(beyond) + 1) / (draws + 1))
-        result[name] = {"difference": float(value[0]), "interval": list(_interval(drawn)), "p": p}
+        result[name] = {"difference": float(value[0]), "interval": list(percentile_interval(drawn)), "p": p}
     return result
 
 
@@ -191,7 +191,8 @@ def _difference(cubes: np.ndarray, name: str) -> np.ndarray:
     return _figures(cubes.sum(axis=3))[name] - _figures(cubes.sum(axis=2))[name]
 
 
-def _interval(drawn: np.ndarray) -> tuple[float, float]:
+def percentile_interval(drawn: np.ndarray) -> tuple[float, float]:
+    """The 2.5th and the 97.5th percentile of what a bootstrap drew."""
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(low), float(high)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fergeneral.datasets import Dataset, Sample
+from fergeneral.datasets import Dataset, Sample, read_csv
 from fergeneral.errors import DataError
 from fergeneral.evaluate.cache import data_hash
 
 NOT_STATED = "not stated"  # the group of empty cells
-MOST_VALUES = 10  # different whole numbers of a column; with more they are put together by decades
+MOST_VALUES = 10  # different integers of a column; with more they are put together by decades
 MOST_GROUPS = 30  # of a column; with more it is no column of groups, but of names or remarks
 _MISSING = {"", "na", "n/a", "nan"}
 _LABELS = ("label", "expression")
@@ -84,11 +82,8 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """The names of the columns, and the cells of each row without spaces around them."""
     if path.is_dir() or path.suffix.lower() != ".csv":
         raise DataError(f"{path} is not a .csv file; wanted: a table with the column path and columns of groups")
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-        header, rows = [name.strip() for name in reader.fieldnames or ()], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a UTF-8 .csv file: {error}") from error
+    names, rows = read_csv(path)
+    header = [name.strip() for name in names]
     if "path" not in header or len(set(header)) < len(header):
         raise DataError(f"{path} needs a column path, and no two columns of one name; its columns are {header}")
     if not rows:
@@ -145,7 +140,7 @@ def _columns(
 
 
 def column_of(cells: Sequence[str]) -> Column:
-    """The groups of a column. More than 10 different whole numbers become decades: 27 is in "20-29"."""
+    """The groups of a column. More than 10 different integers become decades: 27 is in "20-29"."""
     stated = [None if cell.lower() in _MISSING else cell for cell in cells]
     values = {cell for cell in stated if cell is not None}
     by_decade = len(values) > MOST_VALUES and all(re.fullmatch(r"\d{1,9}", value) for value in values)

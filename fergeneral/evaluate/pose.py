@@ -85,7 +85,7 @@ def crop_pose(
     Returns
     -------
     dict
-        By detector, a list of bins of abs(nose_offset) and "no landmarks": ``bin``, ``n``, ``accuracy`` and its Wilson
+        Per detector, a list of bins of abs(nose_offset) and "no landmarks": ``bin``, ``n``, ``accuracy`` and its Wilson
         ``interval`` (None for no images).
     """
     result = probe.read(cache.embed(encoder, crops).embeddings, crops.labels)

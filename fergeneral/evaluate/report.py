@@ -21,14 +21,13 @@ import numpy as np
 from fergeneral import __version__
 from fergeneral.datasets import class_counts
 from fergeneral.encoder import Encoder
-from fergeneral.errors import DataError
 from fergeneral.evaluate.cache import EmbeddingCache
 from fergeneral.evaluate.inputs import LabelledSet, System, embed_system, open_sets, read_peers
 from fergeneral.evaluate.sections import SECTIONS, Run, robustness_section
 from fergeneral.evaluate.tables import markdown
 from fergeneral.extractor import ExpressionExtractor
 from fergeneral.outputs import check_folder
-from fergeneral.storage import whole_file
+from fergeneral.storage import make_folder, write_texts
 from fergeneral.types import Detector
 
 JSON_FILE, MARKDOWN_FILE = "report.json", "report.md"
@@ -66,7 +65,7 @@ def evaluate(
     with stages.of("data"):
         sets = open_sets(data)
         others = [] if peers is None else read_peers(peers, sets)
-        folder = _made(out)
+        folder = make_folder(out)
         store = EmbeddingCache(cache)
     with stages.of("embeddings"):
         own = [embed_system(extractor.encoder, sets, store) for extractor in (model, *against)]
@@ -109,14 +108,6 @@ class _Stages:
     def close(self) -> dict[str, float]:
         self._bar.close()
         return self.seconds
-
-
-def _made(out: str | Path) -> Path:
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"the folder {out} cannot be made: {error.strerror}") from error
-    return Path(out)
 
 
 def _named_apart(systems: Sequence[System]) -> list[System]:
@@ -179,9 +170,7 @@ def _described(data: LabelledSet) -> dict[str, Any]:
 def _write(report: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     plain: dict[str, Any] = _plain(report)
     texts = {JSON_FILE: json.dumps(plain, indent=1, allow_nan=False) + "\n", MARKDOWN_FILE: markdown(plain)}
-    for name, text in texts.items():
-        with whole_file(folder / name) as path:
-            path.write_text(text, encoding="utf-8")
+    write_texts(folder, texts)
     return plain
 
 

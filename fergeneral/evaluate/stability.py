@@ -63,5 +63,11 @@ def _same_face(face: Detection, found: list[Detection], scale: np.ndarray, shift
     if not found:
         return None
     boxes = np.stack([other.box for other in found]) * np.tile(scale, 2) + np.tile(shift, 2)
-    overlap = box_iou(torch.from_numpy(boxes), torch.from_numpy(face.box[None].astype(np.float64)))[:, 0]
+    overlap = overlaps(boxes, face.box)
     return found[int(overlap.argmax())].landmarks if float(overlap.max()) >= LEAST_OVERLAP else None
+
+
+def overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Intersection over union (N,) of boxes (N, 4) with a box (4,): left, top, right, bottom."""
+    one = torch.from_numpy(np.asarray(box, dtype=np.float64)[None])
+    return box_iou(torch.from_numpy(np.asarray(boxes, dtype=np.float64)), one)[:, 0].numpy()
