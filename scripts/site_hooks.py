@@ -104,7 +104,11 @@ def command_line() -> str:
 
 def _usage(command: argparse.ArgumentParser) -> str:
     lines = command.format_usage().removeprefix("usage: ").splitlines()
-    return "```text\n" + "\n".join(line.strip() if not number else "    " + line.strip() for number, line in enumerate(lines)) + "\n```"
+    return (
+        "```text\n"
+        + "\n".join(line.strip() if not number else "    " + line.strip() for number, line in enumerate(lines))
+        + "\n```"
+    )
 
 
 def _option(action: argparse.Action, command: argparse.ArgumentParser) -> str:
