@@ -74,7 +74,7 @@ def _uri(target: Path) -> str:
     """Where a file of the repository is in the site's sources."""
     if target.is_relative_to(DOCS):
         return target.relative_to(DOCS).as_posix()
-    name = target.relative_to(ROOT).as_posix().lstrip(".")
+    name = target.relative_to(ROOT).as_posix().lstrip(".").replace("/README.md", ".md")  # else it is a folder's index
     return f"repository/{name}" if target.suffix else f"repository/{name}.txt"
 
 

@@ -113,7 +113,7 @@ def test_the_reference_has_every_command(site: Path) -> None:
 
 @pytest.mark.show
 def test_what_lies_outside_the_folder_is_part_of_the_site(site: Path) -> None:
-    for name in ("CHANGELOG", "SECURITY", "weights/index", "weights/general-r18-cycle/index", "benchmarks/index"):
+    for name in ("CHANGELOG", "SECURITY", "weights", "weights/general-r18-cycle", "benchmarks"):
         assert "<h1" in (site / "repository" / f"{name}.html").read_text()
     assert 'href="repository/' in (site / "results.html").read_text()
 
