@@ -44,9 +44,38 @@ _LEAST_EYE_DISTANCE = 0.05  # of the crop's side
 class EncoderConfig:
     """Everything about the weights that is not a number in them; `config.json` holds exactly these fields.
 
-    `crop_size`: side of the square face crop in pixels. `template`: the five landmarks (left eye, right eye,
-    nose, left and right mouth corner) in the crop, as fractions of its side. `mean`, `std`: per channel, of
-    values in 0..1. `weights_sha256`: of the bytes of model.safetensors, hexadecimal.
+    Attributes
+    ----------
+    model_id : str
+        The name of the weights.
+    architecture : str
+        The plain name of one of timm's.
+    embedding_size : int
+        D.
+    crop_size : int
+        Side of the square face crop, in pixels.
+    template : tuple, shape (5, 2)
+        The five landmarks (left eye, right eye, nose, left and right mouth corner) in the crop, as fractions of its
+        side.
+    mean, std : tuple of three floats
+        Per channel, of values in 0..1.
+    channel_order : str
+        "RGB".
+    weights_sha256 : str
+        Of the bytes of model.safetensors, hexadecimal.
+    training_data : tuple of str
+        What they were trained on, "NAME (SPLIT)".
+    license : str
+        Terms of use.
+    format_version : int
+        Of these two files.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> config = ExpressionExtractor.from_pretrained(device="cpu").config
+    >>> config.architecture, config.crop_size, config.embedding_size
+    ('resnet18', 96, 512)
     """
 
     model_id: str
@@ -166,6 +195,14 @@ def build_network(architecture: str, embedding_size: int | None = None) -> torch
 
     Where `embedding_size` is not the number of the network's own features, a linear layer brings them to it (timm's
     classifier, of as many "classes"). Its weights are float32, whatever torch's default dtype is, and random.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fergeneral.encoder import build_network
+    >>> network = build_network("resnet18").eval()
+    >>> network(torch.zeros(1, 3, 96, 96)).shape
+    torch.Size([1, 512])
     """
     network = timm.create_model(architecture, pretrained=False, num_classes=0)
     if embedding_size not in (None, feature_size(network)):
@@ -328,7 +365,17 @@ def _packed(module: CropNetwork, size: int) -> CropNetwork:
 
 
 class Encoder:
-    """A frozen network with its preprocessing. Safe to call from several threads."""
+    """A frozen network with its preprocessing. Safe to call from several threads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fergeneral import ExpressionExtractor
+    >>> encoder = ExpressionExtractor.from_pretrained(device="cpu").encoder
+    >>> crops = np.zeros((2, 96, 96, 3), dtype=np.uint8)
+    >>> encoder.encode(crops).shape
+    (2, 512)
+    """
 
     def __init__(
         self, network: torch.nn.Module, config: EncoderConfig, device: str | torch.device | None = None
@@ -463,7 +510,15 @@ class Encoder:
 
 
 def weights_sha256(encoder: Encoder) -> str:
-    """Of the bytes of model.safetensors, where the weights came from one; else of the tensors, by their names."""
+    """Of the bytes of model.safetensors, where the weights came from one; else of the tensors, by their names.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> from fergeneral.encoder import weights_sha256
+    >>> weights_sha256(ExpressionExtractor.from_pretrained(device="cpu").encoder)[:8]
+    'b1d6e756'
+    """
     if encoder.config.weights_sha256:
         return encoder.config.weights_sha256
     digest = hashlib.sha256()

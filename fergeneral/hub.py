@@ -144,7 +144,19 @@ def _copy_pictures(pairs: list[tuple[Path, Path]]) -> None:
 
 
 def list_models() -> list[str]:
-    """The names of the weights that came with this package; the first is the default."""
+    """The names of the weights that came with this package.
+
+    Returns
+    -------
+    list of str
+        The default first.
+
+    Examples
+    --------
+    >>> from fergeneral import list_models
+    >>> list_models()
+    ['general-r18-cycle', 'crs-cont-cpu', 'general-r18-cycle-int8']
+    """
     return [config.model_id for config in packaged_models()]
 
 
