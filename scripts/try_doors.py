@@ -1,7 +1,8 @@
 """Install what a how-to page needs and run the page: `python scripts/try_doors.py lancedb mteb label-studio`.
 
-Each page gets a virtual environment that sees the packages of this one, so that torch is not installed again. Its commands
-and its Python run in a folder with a copy of examples/, without network (Linux: `unshare`), and must print what it shows.
+Each page gets a virtual environment that sees the packages of this one, so that torch is not installed again. Its
+commands and its Python run in a folder with a copy of examples/, without network (by `unshare`, on Linux), and must
+print what the page shows.
 """
 
 from __future__ import annotations
