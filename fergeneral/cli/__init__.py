@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fergeneral.cli import similar
+    from fergeneral.cli import completion, similar
 
     parser = argparse.ArgumentParser(
         prog="fergeneral", description="Expressions of the faces in photos, and their embeddings.", epilog=EXIT_CODES
@@ -201,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_model_options(info)
     info.set_defaults(run=_info)
+    completion.add_parser(commands)
     for command in commands.choices.values():
         command.epilog = EXIT_CODES
     return parser
