@@ -266,7 +266,7 @@ def _other_libraries(config: EncoderConfig, repository: str | None) -> str:
     libraries = _libraries(config)
     if not libraries:
         origin = config.model_id.removesuffix(INT8_SUFFIX)
-        return f"""timm and transformers cannot read int8-quantized weights. Give them `{origin}`, from which these were made."""
+        return f"timm and transformers cannot read int8-quantized weights; give them `{origin}`, its float weights."
     name = f"hf-hub:{repository}" if repository else "local-dir:FOLDER"
     parts = [
         f"""### In {" and ".join(libraries)}
