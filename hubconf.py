@@ -60,12 +60,12 @@ def crs_cont_cpu() -> Module:
     return _network("crs-cont-cpu")
 
 
-def extractor(model: str | None = None, device: str | None = None) -> ExpressionExtractor:
+def extractor(weights: str | None = None, device: str | None = None) -> ExpressionExtractor:
     """Detection, alignment and an encoder: from a photo to an embedding a face. Needs facenet-pytorch, too.
 
     Parameters
     ----------
-    model : str or None
+    weights : str or None
         The name of packaged weights ("general-r18-cycle"), a folder of weights, or the id of a Hub repository of them;
         None for the default.
     device : str or None
@@ -78,7 +78,7 @@ def extractor(model: str | None = None, device: str | None = None) -> Expression
     """
     from fergeneral import ExpressionExtractor
 
-    return ExpressionExtractor.from_pretrained(model, device=device)
+    return ExpressionExtractor.from_pretrained(weights, device=device)
 
 
 def _network(name: str) -> Module:
