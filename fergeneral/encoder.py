@@ -167,7 +167,8 @@ def _check_timm_fields(config: EncoderConfig, values: Mapping[str, Any]) -> None
     if set(found) != set(wanted["pretrained_cfg"]):
         differ = sorted(set(found) ^ set(wanted["pretrained_cfg"]))
         raise ModelError(f"config.json: pretrained_cfg lacks fields, or has unknown ones: {reprlib.repr(differ)}")
-    pairs = [(f"with num_features {features}, num_classes", values["num_classes"], wanted["num_classes"])]
+    sizes = f"with embedding_size {config.embedding_size} and num_features {features}"
+    pairs = [(f"{sizes}, num_classes", values["num_classes"], wanted["num_classes"])]
     pairs += [("dtype", values["dtype"], wanted["dtype"])]
     pairs += [(f"pretrained_cfg.{name}", found[name], value) for name, value in wanted["pretrained_cfg"].items()]
     for name, value, right in pairs:
