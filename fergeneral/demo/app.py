@@ -45,8 +45,13 @@ open this address can use the demo; nobody sees the uploads of others.
 
 **Use.** The packaged weights are for research, not for commercial use. Do not judge people by what you see here."""
 _CSS = """
-.gradio-container { max-width: 1120px !important; }
+.gradio-container { max-width: 1160px !important; margin: 0 auto !important; }
+.fer-crops .grid-wrap { height: auto !important; min-height: 0 !important; max-height: 26rem; }
+.fer-crops .grid-container { grid-template-columns: repeat(auto-fill, minmax(5.5rem, 7rem)) !important; }
+.fer-crops .caption-label { left: 0; right: 0; bottom: 0; max-width: 100%; border-radius: 0; text-align: center;
+  font-size: var(--text-sm); padding: 1px 2px; }
 .fer-note { font-size: var(--text-md); line-height: 1.5; }
+.fer-note .html-container { padding: 0 !important; }
 .fer-note p { margin: 0 0 .4em; }
 .fer-table-box { overflow-x: auto; }
 .fer-table { border-collapse: collapse; font-size: var(--text-md); }
