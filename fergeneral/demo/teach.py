@@ -317,7 +317,7 @@ def add_tab(settings: DemoSettings) -> None:
                 gr.Markdown("### 5. Keep it")
                 keep = gr.DownloadButton("Download the head (.zip)", elem_id="teach-download", variant="primary")
                 gr.Markdown("Unpack it, and load it in Python:", elem_classes="fer-note")
-                gr.Markdown(f"```python\n{LOADING}```")
+                gr.Markdown(f"```python\n{LOADING}```", elem_classes="fer-code")
 
         def show(now: Lesson, text: str, wanted: str | None) -> list[Any]:
             """Everything that follows from a lesson."""
