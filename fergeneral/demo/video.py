@@ -12,18 +12,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 from PIL import Image
 
 from fergeneral.classifier import UNCERTAIN
+from fergeneral.demo.photo import NO_FACE, download, note, readable
 from fergeneral.demo.settings import DemoSettings
-from fergeneral.errors import FergeneralError, ImageError, MissingExtraError
+from fergeneral.errors import FergeneralError, ImageError
 from fergeneral.storage import FaceTable
 from fergeneral.types import ClassifiedTrackedFace
-
-try:
-    import gradio as gr
-except ImportError as error:
-    raise MissingExtraError("the demo in the browser", "Gradio", "demo") from error
 
 FRAMES_PER_SECOND = 5.0  # that are looked at
 MOST_TRACKS = 8  # rows of the timeline
@@ -55,24 +52,26 @@ its height the confidence, 0 to 1; where there is no bar, the face is not seen. 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFrame:
-    """A frame that was looked at: `time` in seconds, its faces, largest first, and the picture as JPEG."""
+    """A frame that was looked at: `time` in seconds, its faces, largest first, and the picture as JPEG.
+
+    `size`: width and height of the frame in pixels, to which the boxes belong; the JPEG may be smaller.
+    """
 
     time: float
     faces: Sequence[ClassifiedTrackedFace]
     picture: bytes
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
     """What was found in a video.
 
-    `size`: width and height of its frames in pixels, to which the boxes of the faces belong. `damaged`: frames that
-    cannot be read. `cut`: whether the video goes on after the last frame.
+    `damaged`: how many frames cannot be read. `cut`: whether the video goes on after the last frame.
     """
 
     name: str
     frames: Sequence[ClipFrame]
-    size: tuple[int, int]
     classes: Sequence[str]
     damaged: int
     cut: bool
@@ -110,9 +109,9 @@ def watch_clip(path: str | Path, settings: DemoSettings) -> Generator[float, Non
         Without PyAV.
     """
     path = Path(path)
-    megabytes = path.stat().st_size / 1e6
-    if megabytes > settings.max_megabytes:
-        raise ImageError(f"{path.name} has {megabytes:.0f} MB; at most {settings.max_megabytes} MB are taken")
+    if path.is_file() and path.stat().st_size > settings.max_megabytes * 2**20:
+        megabytes = path.stat().st_size / 2**20
+        raise ImageError(f"{path.name} has {megabytes:.1f} MB; at most {settings.max_megabytes} MB are taken")
     damaged: list[float] = []
     found: dict[float, Sequence[Any]] = {}
     cut = False
@@ -126,33 +125,30 @@ def watch_clip(path: str | Path, settings: DemoSettings) -> Generator[float, Non
                 break
             found[time] = faces
             yield time
-    pictures, size = _pictures(path, found)
     return Clip(
         name=path.name,
-        frames=[ClipFrame(time=time, faces=found[time], picture=picture) for time, picture in pictures.items()],
-        size=size,
+        frames=_frames(path, found),
         classes=settings.classifier.classes,
         damaged=len(damaged),
         cut=cut,
     )
 
 
-def _pictures(path: Path, times: Any) -> tuple[dict[float, bytes], tuple[int, int]]:
-    """The frames at these times as JPEG, and their size in the video."""
+def _frames(path: Path, found: dict[float, Sequence[Any]]) -> list[ClipFrame]:
+    """The frames at the times of `found`, with their pictures."""
     from fergeneral.video import read_frames
 
-    pictures: dict[float, bytes] = {}
-    size = (1, 1)
-    with closing(read_frames(path, FRAMES_PER_SECOND)) as frames:
-        for frame in frames:
-            if frame.time in times and not isinstance(frame.picture, ImageError):
+    frames: list[ClipFrame] = []
+    with closing(read_frames(path, FRAMES_PER_SECOND)) as pictures:
+        for frame in pictures:
+            if len(frames) == len(found):
+                break
+            if frame.time in found and not isinstance(frame.picture, ImageError):
                 image = frame.image()
                 size = image.size
                 image.thumbnail((_WIDTH, _WIDTH))
-                pictures[frame.time] = _jpeg(image)
-            if len(pictures) == len(times):
-                break
-    return pictures, size
+                frames.append(ClipFrame(time=frame.time, faces=found[frame.time], picture=_jpeg(image), size=size))
+    return frames
 
 
 def _jpeg(image: Image.Image) -> bytes:
@@ -161,21 +157,28 @@ def _jpeg(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def save_csv(clip: Clip, path: str | Path, embedding_size: int) -> None:
-    """Write the faces as `fergeneral predict VIDEO -o FILE.csv` does, one row each.
+def table(clip: Clip, embedding_size: int) -> bytes:
+    """The faces as `fergeneral predict VIDEO -o FILE.csv` writes them, one row each.
 
     Parameters
     ----------
     clip : Clip
         Of `watch_clip`.
-    path : path
-        Of the .csv file, which is replaced.
     embedding_size : int
         Of the encoder.
+
+    Returns
+    -------
+    bytes
+        Of the .csv file. A name that a spreadsheet could take for a formula begins with ./ there.
     """
-    with FaceTable(path, embedding_size, video=True, classes=clip.classes) as table:
-        for frame in clip.frames:
-            table.add(clip.name, frame.faces)
+    name = clip.name if clip.name[:1].isalnum() else f"./{clip.name}"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "faces.csv")
+        with FaceTable(file, embedding_size, video=True, classes=clip.classes) as rows:
+            for frame in clip.frames:
+                rows.add(name, frame.faces)
+        return file.read_bytes()
 
 
 def describe(clip: Clip) -> str:
@@ -195,9 +198,7 @@ def describe(clip: Clip) -> str:
     looked = _count(len(clip.frames), "frame")
     parts = [f"{_count(clip.faces, 'face')} in {looked} of {clip.name}, in {_count(len(tracks), 'track')}."]
     if not clip.faces:
-        parts = [
-            f"No face was found in {looked} of {clip.name}. Try a clip in which a face is larger and turned to us."
-        ]
+        parts = [f"{looked} of {clip.name} were looked at. {NO_FACE.replace('photo', 'clip')}"]
     if clip.cut:
         parts.append(f"The clip is longer: only its first {clip.frames[-1].time:.1f} s were looked at.")
     if clip.damaged:
@@ -225,7 +226,7 @@ def player(clip: Clip) -> str:
     end = _end(clip)
     colours = _colours(clip.classes)
     lines = max(len(frame.faces) for frame in clip.frames)
-    frames = "".join(_frame(clip, frame, colours) for frame in clip.frames)
+    frames = "".join(_frame(frame, colours) for frame in clip.frames)
     present = {face.expression for frame in clip.frames for face in frame.faces}
     legend = "".join(
         f'<li><i style="background:{colours[name]}"></i>{escape(name)}</li>' for name in colours if name in present
@@ -237,7 +238,7 @@ def player(clip: Clip) -> str:
         f'<input class="cursor-time" type="range" min="0" max="{end:.3f}" step="any" value="0" '
         f'aria-label="Time in the clip, in seconds">'
         f'<div class="chart">{_rows(clip, end, colours)}<div class="cursor"></div></div>'
-        f'<div class="axis">{_axis(end)}</div><ul class="legend">{legend}</ul></div>'
+        f'<div class="axis">{_axis(end)}</div><ul class="legend">{legend}</ul><p class="help">{_ROWS}</p></div>'
     )
 
 
@@ -251,10 +252,10 @@ def _colours(classes: Sequence[str]) -> dict[str, str]:
     return {**colours, UNCERTAIN: _UNCERTAIN}
 
 
-def _frame(clip: Clip, frame: ClipFrame, colours: dict[str, str]) -> str:
-    width, height = clip.size
+def _frame(frame: ClipFrame, colours: dict[str, str]) -> str:
+    width, height = frame.size
     picture = base64.b64encode(frame.picture).decode()
-    boxes = "".join(_box(face, clip.size, colours[face.expression]) for face in frame.faces)
+    boxes = "".join(_box(face, frame.size, colours[face.expression]) for face in frame.faces)
     lines = "".join(_line(face, colours) for face in sorted(frame.faces, key=lambda face: face.track))
     return (
         f'<figure class="frame" data-time="{frame.time:.3f}"><svg viewBox="0 0 {width} {height}">'
@@ -266,7 +267,7 @@ def _frame(clip: Clip, frame: ClipFrame, colours: dict[str, str]) -> str:
 def _box(face: ClassifiedTrackedFace, size: tuple[int, int], colour: str) -> str:
     """A face's box and its label, above it or, where there is no room, inside."""
     left, top, right, bottom = (float(value) for value in face.box)
-    letter = max(size) / 36
+    letter = max(size) / 30
     text = f"{face.track}: {face.expression}"
     width, height = letter * (_LETTERS * len(text) + 0.8), letter * 1.5
     x, y = max(0.0, min(left, size[0] - width)), top - height if top >= height else max(0.0, top)
@@ -350,6 +351,7 @@ figcaption span { margin-left: 10px; }
 .axis { position: relative; height: 1.6em; margin: 0 8px; color: var(--body-text-color-subdued); }
 .axis span { position: absolute; transform: translateX(-50%); white-space: nowrap; }
 .axis span:first-child { transform: none; }
+.help { margin: 10px 8px 0; line-height: 1.5; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 14px; list-style: none; margin: 4px 8px 0; padding: 0; }
 .legend li { margin: 0; }
 """
@@ -400,69 +402,95 @@ watch('value', () => { stop(); time = 0; });
 
 
 def add_tab(settings: DemoSettings) -> None:
-    """Add the tab Video to the `gr.Blocks` that is being built.
+    """Add the tab Video to the page that is being built.
 
     Parameters
     ----------
     settings : DemoSettings
         What finds faces and names expressions, and the limits.
     """
-
-    def analyse(path: str | None) -> Generator[tuple[Any, ...]]:
-        yield from _analyse(path, settings)
-
-    with gr.Tab("Video"):
-        gr.Markdown(
-            _HELP.format(rate=FRAMES_PER_SECOND, seconds=settings.max_video_seconds, megabytes=settings.max_megabytes)
-        )
+    limits = {
+        "rate": FRAMES_PER_SECOND,
+        "seconds": settings.max_video_seconds,
+        "megabytes": settings.max_megabytes,
+    }
+    with gr.Tab("Video", id="video"):
+        gr.Markdown(_HELP.format(**limits), elem_classes="fer-note")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                clip = gr.Video(label="Clip", sources=["upload", "webcam"], height=320)
+                clip = gr.Video(
+                    label="Clip",
+                    sources=["upload", "webcam"],
+                    webcam_options=gr.WebcamOptions(mirror=False),
+                    height=320,
+                    buttons=[],
+                    elem_id="video-clip",
+                )
                 with gr.Row():
-                    run = gr.Button("Find expressions", variant="primary", interactive=False)
-                    stop = gr.Button("Stop")
-                status = gr.Markdown()
-                table = gr.DownloadButton("Download the table (.csv)", visible=False)
+                    run = gr.Button("Find expressions", variant="primary", interactive=False, min_width=120)
+                    stop = gr.Button("Stop", interactive=False, min_width=80)
+                message = gr.HTML(elem_id="video-message", elem_classes="fer-note", padding=False)
+                button = gr.DownloadButton("Download the table (CSV)", visible=False, elem_id="video-table")
             with gr.Column(scale=3, min_width=300):
-                shown = gr.HTML(css_template=STYLE, js_on_load=SCRIPT)
-                help_ = gr.Markdown(_ROWS, visible=False)
-        outputs = [status, shown, help_, table]
-        started = run.click(analyse, clip, outputs, show_progress="hidden")
+                shown = gr.HTML(css_template=STYLE, js_on_load=SCRIPT, elem_id="video-player", padding=False)
+
+        def analyse(path: str | None) -> Generator[tuple[Any, ...]]:
+            on, off = gr.Button(interactive=True), gr.Button(interactive=False)
+            for text, answer in answers(path, settings):
+                if answer is None:
+                    yield note(text), gr.skip(), gr.skip(), on
+                else:
+                    data = table(answer, settings.classifier.config.embedding_size)
+                    file = download(data, f"{Path(answer.name).stem}.csv", button)
+                    yield note(text), player(answer), gr.DownloadButton(value=file, visible=True), off
+            yield gr.skip(), gr.skip(), gr.skip(), off
+
+        def ready(path: str | None) -> tuple[Any, ...]:
+            hidden, off = gr.DownloadButton(visible=False), gr.Button(interactive=False)
+            return "", "", hidden, off, gr.Button(interactive=path is not None)
+
+        options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        outputs = [message, shown, button, stop]
+        started = run.click(analyse, clip, outputs, **options)
         # Until it is done the button is off, so that what is started next is not cancelled by it.
-        clip.change(_ready, clip, [run, *outputs], cancels=started, queue=False, show_progress="hidden")
-        stop.click(lambda: "Stopped.", None, status, cancels=started, queue=False)
+        clip.change(ready, clip, [*outputs, run], cancels=started, queue=False, **options)
+        stop.click(
+            lambda: (note("Stopped."), gr.Button(interactive=False)),
+            None,
+            [message, stop],
+            cancels=started,
+            queue=False,
+            **options,
+        )
 
 
-def _ready(path: str | None) -> tuple[Any, ...]:
-    """For a new clip: the button is on, and what was found in the last one is gone."""
-    return gr.Button(interactive=path is not None), *_clear()
+def answers(path: str | None, settings: DemoSettings) -> Generator[tuple[str, Clip | None]]:
+    """What is said while a clip is looked at, and when that is done.
 
+    Parameters
+    ----------
+    path : str or None
+        Of the upload; None without one.
+    settings : DemoSettings
+        Its classifier, and its limits.
 
-def _clear() -> tuple[Any, ...]:
-    return "", "", gr.Markdown(visible=False), gr.DownloadButton(visible=False)
-
-
-def _analyse(path: str | None, settings: DemoSettings) -> Generator[tuple[Any, ...]]:
-    """Status, player, help and table, while a clip is looked at and when that is done."""
-    _, *nothing = _clear()
+    Yields
+    ------
+    message : str
+        A sentence, also for a clip that cannot be read.
+    clip : Clip or None
+        The last time, if there is a face in it.
+    """
     if not path:
-        yield "Upload or record a clip first.", *nothing
+        yield "Upload or record a clip first.", None
         return
-    yield "Looking at the first frames.", *nothing
+    yield "Looking at the first frames.", None
     try:
-        steps = watch_clip(path, settings)
-        with closing(steps):
+        with closing(watch_clip(path, settings)) as times:
             while True:
-                yield f"Looked at {next(steps):.1f} s of the clip.", gr.skip(), gr.skip(), gr.skip()
+                yield f"Looked at {next(times):.1f} s of the clip.", None
     except StopIteration as done:
         clip: Clip = done.value
+        yield describe(clip), clip if clip.faces else None
     except FergeneralError as error:
-        yield str(error).replace(str(path), Path(path).name), *nothing
-        return
-    if not clip.faces:
-        yield describe(clip), *nothing
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder) / f"{Path(clip.name).stem}.csv"
-        save_csv(clip, table, settings.classifier.config.embedding_size)
-        yield describe(clip), player(clip), gr.Markdown(visible=True), gr.DownloadButton(value=str(table), visible=True)
+        yield readable(error, path), None
