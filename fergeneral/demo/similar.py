@@ -21,8 +21,9 @@ from fergeneral.similar import Neighbour, face_tile, find_similar
 from fergeneral.storage import face_columns
 from fergeneral.types import Face, TrackedFace
 
-_HEADINGS = ["Rank", "Distance", "Similarity", "Photo", "Face"]
+_HEADINGS = ["Rank", "Distance", "Photo", "Face"]
 _TILE = 200  # pixels
+_STYLE = "min-width: 0; overflow-x: auto;"  # a long name does not widen the page
 _MOST_SHOWN = 50
 
 _HELP = (
@@ -151,7 +152,7 @@ def nearest(face: Face, collection: Collection, k: int) -> tuple[list[tuple[Imag
     pictures : list of (PIL.Image.Image, str)
         Of the faces whose photo can be read.
     rows : list of list of str
-        Of all: rank, distance, similarity, name of the photo, place of the face in it.
+        Of all: rank, distance, name of the photo, place of the face in it.
 
     Raises
     ------
@@ -161,10 +162,10 @@ def nearest(face: Face, collection: Collection, k: int) -> tuple[list[tuple[Imag
     pictures, rows = [], []
     for rank, neighbour in enumerate(find_similar(face, collection.table, k), 1):
         distance, name = 1 - neighbour.similarity, _name(neighbour, collection)
-        rows.append([str(rank), f"{distance:.4f}", f"{neighbour.similarity:.4f}", name, str(neighbour.number)])
+        rows.append([str(rank), f"{distance:.4f}", name, str(neighbour.number)])
         tile = face_tile(neighbour.path, neighbour.face, _TILE)
         if not isinstance(tile, str):
-            pictures.append((tile, f"{distance:.3f}  {name}"))
+            pictures.append((tile, f"{distance:.3f}  {Path(name).name}"))
     return pictures, rows
 
 
@@ -298,22 +299,22 @@ def add_tab(settings: DemoSettings) -> None:
         What finds and embeds faces, what is searched, and the limits.
     """
     searches = _Searches(settings)
-    without = "; without any, the collection of this demo is searched" if settings.search else ""
+    without = " Without photos of yours, the collection of this demo is searched." if settings.search else ""
     with gr.Tab("Similar", id="similar"):
-        gr.Markdown(_HELP, elem_classes="fer-note")
+        gr.Markdown(_HELP + without, elem_classes="fer-note")
         faces, kept, chosen = gr.State([]), gr.State(None), gr.State(0)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 query = photo_input("A photo of the face to look for", elem_id="similar-query")
                 found = crop_gallery("Faces in this photo", elem_id="similar-faces")
                 files = gr.File(
-                    label=f"Photos to search, at most {settings.max_photos}{without}",
+                    label=f"Photos to search, at most {settings.max_photos}",
                     file_count="multiple",
                     file_types=["image"],
-                    height=150,
+                    height=170,
                     elem_id="similar-photos",
                 )
-                k = gr.Slider(1, _MOST_SHOWN, value=12, step=1, label="How many faces", elem_id="similar-k")
+                k = gr.Slider(1, _MOST_SHOWN, value=10, step=1, label="How many faces", elem_id="similar-k")
                 run = gr.Button("Find similar expressions", variant="primary", interactive=False)
             with gr.Column(scale=3, min_width=300):
                 message = gr.HTML(
@@ -323,7 +324,7 @@ def add_tab(settings: DemoSettings) -> None:
                     padding=False,
                 )
                 gallery = crop_gallery("Nearest faces", elem_id="similar-nearest")
-                table = gr.HTML(elem_id="similar-table", padding=False)
+                table = gr.HTML(elem_id="similar-table", padding=False, css_template=_STYLE)
                 gr.Markdown(_LIMITS, elem_classes="fer-note")
         found.visible = gallery.visible = False
         outputs = [message, gallery, table, kept]

@@ -24,9 +24,11 @@ from fergeneral.types import ClassifiedTrackedFace
 
 FRAMES_PER_SECOND = 5.0  # that are looked at
 MOST_TRACKS = 8  # rows of the timeline
+_FILE_TYPES = ["video", ".mkv", ".flv", ".mts", ".m2ts", ".ts", ".wmv", ".gif"]
 _WIDTH = 640  # pixels: a wider frame is shown smaller
 _QUALITY = 75  # of the frames as JPEG
 _LEAST = 0.12  # of a row's height, so that a low bar can be seen
+_LAST = 0.95  # of the axis: a label there is written to its left
 _LETTERS = 0.58  # width of a letter, in font sizes
 # Of the classes in their order: to be told apart, also by the colour-blind, on white and on black.
 _COLOURS = (
@@ -319,11 +321,15 @@ def _row(
 def _axis(end: float) -> str:
     """Labels at five or fewer round times."""
     step = next((step for step in (0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600) if end / step <= 5), end)
-    places = [number * step for number in range(int(end / step) + 1)]
-    return "".join(f'<span style="left:{100 * place / end:.2f}%">{place:g} s</span>' for place in places)
+    shares = [(number * step, number * step / end) for number in range(int(end / step + 1e-9) + 1)]
+    return "".join(
+        f'<span style="left:{100 * share:.2f}%"{" class=last" if share > _LAST else ""}>{time:g} s</span>'
+        for time, share in shares
+    )
 
 
 STYLE = """
+min-width: 0; overflow-x: hidden;
 .clip { color: var(--body-text-color); font-size: 14px; }
 .frame { display: none; margin: 0; }
 .frame.now, .frames:not(.ready) .frame:first-child { display: block; }
@@ -351,6 +357,7 @@ figcaption span { margin-left: 10px; }
 .axis { position: relative; height: 1.6em; margin: 0 8px; color: var(--body-text-color-subdued); }
 .axis span { position: absolute; transform: translateX(-50%); white-space: nowrap; }
 .axis span:first-child { transform: none; }
+.axis .last { transform: translateX(-100%); }
 .help { margin: 10px 8px 0; line-height: 1.5; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 14px; list-style: none; margin: 4px 8px 0; padding: 0; }
 .legend li { margin: 0; }
@@ -418,50 +425,48 @@ def add_tab(settings: DemoSettings) -> None:
         gr.Markdown(_HELP.format(**limits), elem_classes="fer-note")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                clip = gr.Video(
-                    label="Clip",
-                    sources=["upload", "webcam"],
-                    webcam_options=gr.WebcamOptions(mirror=False),
-                    height=320,
-                    buttons=[],
-                    elem_id="video-clip",
+                with gr.Tab("Upload"):
+                    # Not gr.Video: it reports an error for what this browser cannot play, such as HEVC.
+                    upload = gr.File(label="Clip", file_types=_FILE_TYPES, height=150, elem_id="video-file")
+                    of_upload = gr.Button("Find expressions", variant="primary", elem_id="video-find")
+                with gr.Tab("Webcam"):
+                    camera = gr.Video(
+                        label="Clip",
+                        sources=["webcam"],
+                        webcam_options=gr.WebcamOptions(mirror=False),
+                        include_audio=True,  # taken out, or mirrored, it would have to go through ffmpeg
+                        height=300,
+                        buttons=[],
+                        elem_id="video-camera",
+                    )
+                    of_camera = gr.Button("Find expressions", variant="primary")
+                stop = gr.Button("Stop")
+                message = gr.HTML(
+                    note("The timeline appears here."),
+                    elem_id="video-message",
+                    elem_classes="fer-note",
+                    padding=False,
                 )
-                with gr.Row():
-                    run = gr.Button("Find expressions", variant="primary", interactive=False, min_width=120)
-                    stop = gr.Button("Stop", interactive=False, min_width=80)
-                message = gr.HTML(elem_id="video-message", elem_classes="fer-note", padding=False)
                 button = gr.DownloadButton("Download the table (CSV)", visible=False, elem_id="video-table")
             with gr.Column(scale=3, min_width=300):
                 shown = gr.HTML(css_template=STYLE, js_on_load=SCRIPT, elem_id="video-player", padding=False)
 
         def analyse(path: str | None) -> Generator[tuple[Any, ...]]:
-            on, off = gr.Button(interactive=True), gr.Button(interactive=False)
             for text, answer in answers(path, settings):
                 if answer is None:
-                    yield note(text), gr.skip(), gr.skip(), on
+                    yield note(text), "", gr.DownloadButton(visible=False)
                 else:
                     data = table(answer, settings.classifier.config.embedding_size)
                     file = download(data, f"{Path(answer.name).stem}.csv", button)
-                    yield note(text), player(answer), gr.DownloadButton(value=file, visible=True), off
-            yield gr.skip(), gr.skip(), gr.skip(), off
+                    yield note(text), player(answer), gr.DownloadButton(value=file, visible=True)
 
-        def ready(path: str | None) -> tuple[Any, ...]:
-            hidden, off = gr.DownloadButton(visible=False), gr.Button(interactive=False)
-            return "", "", hidden, off, gr.Button(interactive=path is not None)
-
+        outputs = [message, shown, button]
         options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        outputs = [message, shown, button, stop]
-        started = run.click(analyse, clip, outputs, **options)
-        # Until it is done the button is off, so that what is started next is not cancelled by it.
-        clip.change(ready, clip, [*outputs, run], cancels=started, queue=False, **options)
-        stop.click(
-            lambda: (note("Stopped."), gr.Button(interactive=False)),
-            None,
-            [message, stop],
-            cancels=started,
-            queue=False,
-            **options,
-        )
+        started = [
+            of_upload.click(analyse, upload, outputs, **options),
+            of_camera.click(analyse, camera, outputs, **options),
+        ]
+        stop.click(None, None, None, cancels=started)
 
 
 def answers(path: str | None, settings: DemoSettings) -> Generator[tuple[str, Clip | None]]:
