@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         VideoFrame,
     )
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 __all__ = [
     "ClassifiedFace",
