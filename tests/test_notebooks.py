@@ -183,6 +183,7 @@ def test_it_runs_and_finds_what_it_says(name: str, folder: str, script: dict[str
     source.unlink()
     assert not any(output.get("name") == "stderr" for output in outputs(notebook)), texts(notebook)
     assert sorted(checkout.rglob("*")) == before  # what it writes goes to temporary folders
+    script["tidy"](notebook)
     assert len(pictures(notebook)) == len(pictures(stored(name)))
 
 

@@ -147,10 +147,10 @@ print(f"{len(table)} faces, {len(faces)} without the copies")
 # %% [markdown]
 # ## 4. A map
 #
-# 512 numbers cannot be drawn. PCA finds the two directions in which the faces differ most. Faces that lie close
-# together on the map have similar expressions. The reverse is not certain: two dimensions keep only a part of the
-# differences, and the share is printed below. (With thousands of faces, t-SNE of scikit-learn or the package
-# `umap-learn` separate groups better. Their distances between groups mean little.)
+# 512 numbers cannot be drawn. PCA finds the two directions in which the faces differ most. Faces that are far apart
+# on the map differ. Faces that are close together may differ, too, since two dimensions keep only a part of the
+# differences. The share is printed below. (With thousands of faces, t-SNE of scikit-learn or the package `umap-learn`
+# separate groups better. Their distances between groups mean little.)
 
 # %%
 from sklearn.decomposition import PCA
