@@ -322,13 +322,13 @@ class Client:
     def upload(self, name: str, data: bytes) -> httpx.Response:
         return self.post("gradio_api/upload", files={"files": (name, data)})
 
-    def photo(self, path: Any, session: str) -> httpx.Response:
+    def photo(self, path: Any, session: str, way: str = "gradio_api/queue/join") -> httpx.Response:
         """Ask for the answer of the tab Photo."""
         (component,) = (c["id"] for c in self.config["components"] if c["props"].get("elem_id") == "photo-input")
         (event,) = (d for d in self.config["dependencies"] if [component, "change"] in d["targets"])
         value = {"path": path, "meta": {"_type": "gradio.FileData"}}
         body = {"data": [value], "fn_index": event["id"], "session_hash": session}
-        return self.post("gradio_api/queue/join", json=body)
+        return self.post(way, json=body)
 
     def answer(self, session: str) -> str:
         """All messages of a session's queue."""
@@ -443,6 +443,14 @@ def test_gradio_checks_files_too(server: Client, monkeypatch: pytest.MonkeyPatch
         assert '"success":false' in answer.replace(" ", "")
         assert "found" not in answer
         assert "root:" not in answer
+
+
+def test_nothing_goes_past_the_queue(server: Client) -> None:
+    (upload,) = server.upload("photo.png", (PHOTOS / "astronaut.png").read_bytes()).json()
+    answer = server.photo(upload, "direct", "gradio_api/run/predict")
+    assert answer.status_code == 404
+    assert "join the queue" in answer.text
+    assert server.photo("/etc/passwd", "direct", "gradio_api/run/predict").status_code == 400
 
 
 def test_uploads_have_a_limit(server: Client) -> None:

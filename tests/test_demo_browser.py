@@ -1,4 +1,4 @@
-"""The demo in chromium, as a visitor uses it. Screenshots go to the folder that FERGENERAL_SCREENSHOTS names, if any."""
+"""The demo in chromium, as a visitor uses it. Screenshots go to the folder named by FERGENERAL_SCREENSHOTS, if any."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def build_app(settings: DemoSettings) -> gr.Blocks:
     page.state_session_capacity = _SESSIONS
     for event in page.fns.values():
         event.concurrency_id = "one at a time"
-    return page.queue(default_concurrency_limit=1, max_size=MOST_WAITING)
+    return page.queue(default_concurrency_limit=1, max_size=MOST_WAITING, api_open=False)
 
 
 def launch(

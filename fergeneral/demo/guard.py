@@ -11,10 +11,10 @@ from typing import Any
 # All that the page asks for. Gradio has more: it would fetch addresses for a visitor, for instance.
 _PATHS = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)/?|/(assets|static)/.*"
-    r"|/gradio_api/(app_id|cancel|heartbeat/\w+|info|queue/join|queue/data|reset|startup-events|theme\.css|upload"
+    r"|/gradio_api/(app_id|cancel|heartbeat/\w+|info|queue/join|queue/data|reset|run/predict|startup-events|theme\.css|upload"
     r"|upload_progress)/?|/gradio_api/file=(?!\w+:/).*|/gradio_api/stream/\w+(/close)?"
 )
-_WITH_DATA = re.compile(r"/gradio_api/(queue/join|stream/\w+)/?")
+_WITH_DATA = re.compile(r"/gradio_api/(queue/join|run/predict|stream/\w+)/?")
 _MOST_DATA = 2**24  # bytes of what is no upload: a picture of a webcam, at most
 
 _Receive = Callable[[], Awaitable[dict[str, Any]]]
