@@ -69,14 +69,15 @@ class ClipFrame:
 class Clip:
     """What was found in a video.
 
-    `damaged`: how many frames cannot be read. `cut`: whether the video goes on after the last frame.
+    `damaged`: how many frames cannot be read. `cut`: the seconds after which the video goes on without being looked
+    at; None where it ends.
     """
 
     name: str
     frames: Sequence[ClipFrame]
     classes: Sequence[str]
     damaged: int
-    cut: bool
+    cut: float | None
 
     @property
     def faces(self) -> int:
@@ -116,14 +117,14 @@ def watch_clip(path: str | Path, settings: DemoSettings) -> Generator[float, Non
         raise ImageError(f"{path.name} has {megabytes:.1f} MB; at most {settings.max_megabytes} MB are taken")
     damaged: list[float] = []
     found: dict[float, Sequence[Any]] = {}
-    cut = False
+    cut = None
     frames: Any = settings.classifier.predict_video(
         path, fps=FRAMES_PER_SECOND, on_error=lambda time, _: damaged.append(time)
     )
     with closing(frames):
         for time, faces in frames:
-            cut = time >= settings.max_video_seconds
-            if cut:
+            if time >= settings.max_video_seconds:
+                cut = settings.max_video_seconds
                 break
             found[time] = faces
             yield time
@@ -201,8 +202,8 @@ def describe(clip: Clip) -> str:
     parts = [f"{_count(clip.faces, 'face')} in {looked} of {clip.name}, in {_count(len(tracks), 'track')}."]
     if not clip.faces:
         parts = [f"{looked} of {clip.name} were looked at. {NO_FACE.replace('photo', 'clip')}"]
-    if clip.cut:
-        parts.append(f"The clip is longer: only its first {clip.frames[-1].time:.1f} s were looked at.")
+    if clip.cut is not None:
+        parts.append(f"The clip is longer: only its first {clip.cut:g} s were looked at.")
     if clip.damaged:
         parts.append(f"{_count(clip.damaged, 'frame')} could not be read.")
     return " ".join(parts)
