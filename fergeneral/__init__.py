@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fergeneral import datasets as datasets
+    from fergeneral import demo as demo
     from fergeneral import distributed as distributed
     from fergeneral import drawing as drawing
     from fergeneral import encoder as encoder
@@ -99,8 +100,8 @@ _HOME = {
 }
 # That the documentation names; as attributes, so that `import fergeneral` is enough to use them.
 _MODULES = (
-    *("datasets", "distributed", "drawing", "encoder", "errors", "evaluate", "export", "heads", "images", "int8"),
-    *("jobs", "similar", "sources", "storage", "terms", "train", "transformer", "types", "video"),
+    *("datasets", "demo", "distributed", "drawing", "encoder", "errors", "evaluate", "export", "heads", "images"),
+    *("int8", "jobs", "similar", "sources", "storage", "terms", "train", "transformer", "types", "video"),
 )
 
 
