@@ -73,6 +73,13 @@ def align_face(image: Any, landmarks: Any, *, size: int, template: Any = TEMPLAT
     ------
     ImageError
         For an image that cannot be read, and landmarks that are not five finite points near the image.
+
+    Examples
+    --------
+    >>> from fergeneral import align_face, extract
+    >>> face = extract("examples/photos/astronaut.png")[0]
+    >>> align_face("examples/photos/astronaut.png", face.landmarks, size=224).shape
+    (224, 224, 3)
     """
     from fergeneral.images import load_image
 

@@ -22,6 +22,9 @@ Row = Mapping[str, Any]
 
 INT8_SUFFIX = "-int8"  # of the model_id of int8-quantized weights: other numbers, another name
 
+_ANY = "FOLDER_OR_REPOSITORY"  # where it is not known where the card will lie
+_WHERE = "  # where this card lies"
+_OR_HUB = '  # or "hf-hub:OWNER/NAME"'
 _LOW_RESOLUTION = "low resolution"  # the group of robustness conditions that has a table of its own
 
 
@@ -114,13 +117,19 @@ these are not theirs. Please cite their paper:
 
 
 def model_card(
-    config: EncoderConfig, *, report: Row | None = None, training: Row | None = None, notes: str | None = None
+    config: EncoderConfig,
+    *,
+    report: Row | None = None,
+    training: Row | None = None,
+    notes: str | None = None,
+    repository: str | None = None,
 ) -> str:
     """The text of a Hub model card (README.md) for the weights that `config` describes.
 
     `report`: the report.json of `fergeneral evaluate` on these weights; `training`: the training.json of the run that
     made them; `notes`: Markdown of your own on known failure modes, put in as it is. Without one of them its part of
-    the card says that nothing is known. Raises DataError for a record that lacks a field or is of other weights.
+    the card says that nothing is known. `repository`: the id of the Hub repository that the card is for, if any.
+    Raises DataError for a record that lacks a field or is of other weights.
     """
     with reading("the training record"):
         check_training(config, training)
@@ -131,8 +140,9 @@ def model_card(
         metadata = _metadata(config, report)
         results = _results(config, report)
         limits = _limits(report, notes)
-    parts = (metadata, _head(config), _USE, data, recipe, results, limits, _CITATION)
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    code = _head(config, repository), _other_libraries(config, repository)
+    parts = (metadata, *code, _USE, data, recipe, results, limits, _CITATION)
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def license_text(config: EncoderConfig) -> str:
@@ -192,7 +202,7 @@ def _metadata(config: EncoderConfig, report: Row | None) -> str:
         license_link="LICENSE.md",
         library_name="fergeneral",
         pipeline_tag="image-feature-extraction",
-        tags=["facial-expression-recognition", "face", "embeddings"],
+        tags=["facial-expression-recognition", "face", "embeddings", *_libraries(config)],
         datasets=list(dict.fromkeys(map(_dataset_of, config.training_data))) or None,
         metrics=None if report is None else ["accuracy", "recall", "f1"],
         model_name=config.model_id,
@@ -233,10 +243,9 @@ def _eval_results(report: Row | None) -> list[Any]:
 # The parts
 
 
-def _head(config: EncoderConfig) -> str:
+def _head(config: EncoderConfig, repository: str | None) -> str:
     size = config.crop_size
-    int8 = config.model_id.endswith(INT8_SUFFIX)
-    weights = "`model.onnx` (int8-quantized)" if int8 else "`model.safetensors` (fp16)"
+    weights = "`model.onnx` (int8-quantized)" if _is_int8(config) else "`model.safetensors` (fp16)"
     return f"""# {config.model_id}
 
 A frozen {config.architecture} that turns an aligned face crop of {size} x {size} pixels into an embedding of its
@@ -246,10 +255,60 @@ crop is prepared for them.
 ```python
 from fergeneral import ExpressionExtractor
 
-extractor = ExpressionExtractor.from_pretrained("FOLDER_OR_REPOSITORY")  # where this card lies
+extractor = ExpressionExtractor.from_pretrained("{repository or _ANY}"){"" if repository else _WHERE}
 for face in extractor.extract("photo.jpg"):
     print(face.box, face.score, face.embedding.shape)
 ```"""
+
+
+def _other_libraries(config: EncoderConfig, repository: str | None) -> str:
+    """How other libraries load the same weights."""
+    libraries = _libraries(config)
+    if not libraries:
+        origin = config.model_id.removesuffix(INT8_SUFFIX)
+        return f"timm and transformers cannot read int8-quantized weights; give them `{origin}`, its float weights."
+    name = f"hf-hub:{repository}" if repository else "local-dir:FOLDER"
+    parts = [
+        f"""### In {" and ".join(libraries)}
+
+Other libraries load the same weights and give the same embeddings, but they do not detect or align faces. A crop that
+is not aligned gives another embedding, so cut the crops with `extractor.align`:
+
+```python
+crops = [extractor.align("photo.jpg", face.landmarks) for face in extractor.extract("photo.jpg")]
+```""",
+        f"""```python
+import timm
+import torch
+from PIL import Image
+
+network = timm.create_model("{name}", pretrained=True).eval(){"" if repository else _OR_HUB}
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+with torch.inference_mode():
+    embeddings = network(torch.stack([transform(Image.fromarray(crop)) for crop in crops]))
+```""",
+        f"""```python
+import torch
+from transformers import AutoImageProcessor, AutoModel
+
+processor = AutoImageProcessor.from_pretrained("{repository or _ANY}")
+model = AutoModel.from_pretrained("{repository or _ANY}")
+with torch.inference_mode():
+    embeddings = model(**processor(crops)).pooler_output
+```""",
+    ]
+    return "\n\n".join(parts[: 1 + len(libraries)])
+
+
+def _libraries(config: EncoderConfig) -> list[str]:
+    """The other libraries that read these weights. transformers leaves out a layer that follows timm's features."""
+    if _is_int8(config):
+        return []
+    return ["timm", "transformers"] if json.loads(config.to_json())["num_classes"] == 0 else ["timm"]
+
+
+def _is_int8(config: EncoderConfig) -> bool:
+    return config.model_id.endswith(INT8_SUFFIX)
 
 
 def _data_and_terms(config: EncoderConfig, training: Row | None) -> str:

@@ -53,6 +53,15 @@ class ExpressionClassifier:
         For a head of another encoder.
     ValueError
         For a `min_confidence` outside 0..1.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionClassifier
+    >>> classifier = ExpressionClassifier.from_pretrained(device="cpu")
+    >>> classifier.classes
+    ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear', 'contempt')
+    >>> [face.expression for face in classifier.predict("examples/photos/three_faces.jpg")]
+    ['happiness', 'happiness', 'happiness']
     """
 
     def __init__(self, extractor: ExpressionExtractor, head: Head, *, min_confidence: float = 0.0) -> None:
@@ -290,6 +299,14 @@ class ExpressionClassifier:
         ------
         TypeError, ImageError
             As `ExpressionExtractor.extract_many`.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionClassifier
+        >>> classifier = ExpressionClassifier.from_pretrained(device="cpu")
+        >>> photos = ["examples/photos/astronaut.png", "examples/photos/coffee.png"]
+        >>> [[face.expression for face in faces] for faces in classifier.predict_many(photos)]
+        [['happiness'], []]
         """
         found = self.extractor.extract_many(images, batch_size=batch_size, on_error=on_error)
         return self._classify_each(found)
@@ -331,6 +348,15 @@ class ExpressionClassifier:
         ------
         ImageError, MissingExtraError, ValueError
             As `ExpressionExtractor.extract_video`.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionClassifier
+        >>> classifier = ExpressionClassifier.from_pretrained(device="cpu")
+        >>> for time, faces in classifier.predict_video("clip.mp4", fps=2):
+        ...     print(time, [face.expression for face in faces])
+        0.0 ['happiness']
+        0.5 ['happiness']
         """
         frames = self.extractor.extract_video(path, fps=fps, batch_size=batch_size, on_error=on_error)
         return (VideoFrame(time, self.classify_faces(faces)) for time, faces in frames)  # type: ignore[arg-type]
@@ -361,6 +387,16 @@ class ExpressionClassifier:
         -----
         UserWarning
             Where the images seem to be whole photos.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionClassifier
+        >>> classifier = ExpressionClassifier.from_pretrained(device="cpu")
+        >>> photo = "examples/photos/three_faces.jpg"
+        >>> extractor = classifier.extractor
+        >>> crops = [extractor.align(photo, face.landmarks) for face in extractor.extract(photo)]
+        >>> classifier.predict_crops(crops).shape
+        (3, 8)
         """
         embeddings = self.extractor.encode(crops, batch_size=batch_size, show_progress=show_progress)
         return self.head.predict_proba(embeddings)

@@ -65,10 +65,28 @@ _LANDMARKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One labelled image: its path inside the data set's folder, label, split and, where known, person.
+    """One labelled image.
 
-    `votes`: the shares of the annotators' votes for EXPRESSIONS (8 numbers, sum 1), where the data set has them.
-    `weight`: of the image in training, more than 0; less than 1 where the label is in doubt.
+    Attributes
+    ----------
+    path : str
+        Inside the data set's folder.
+    label : str
+        Its expression.
+    split : str or None
+        "train", "val" or "test"; None where the set has no splits.
+    subject : str or None
+        The person shown, where that is known.
+    votes : tuple of float, or None
+        The shares of the annotators' votes for EXPRESSIONS (8 numbers, sum 1), where the data set has them.
+    weight : float
+        Of the image in training, more than 0; less than 1 where the label is in doubt.
+
+    Examples
+    --------
+    >>> from fergeneral.datasets import Sample
+    >>> Sample("train/fear/1.jpg", "fear", split="train").weight
+    1.0
     """
 
     path: str
@@ -83,10 +101,28 @@ class Sample:
 class Dataset:
     """A folder of labelled images.
 
-    `landmarks`: where the five landmarks lie in its images on average, (5, 2) fractions of width and height,
-    from which its fixed crop follows; None where the images are to be taken whole.
-    `black_background`: the faces are cut out on black, which a training must hide.
-    `left_out`: why and how many images the reader left out.
+    Attributes
+    ----------
+    name : str
+        Of the data set.
+    root : Path
+        Its folder.
+    samples : tuple of Sample
+        Its images.
+    landmarks : tuple, shape (5, 2), or None
+        Where the five landmarks lie in its images on average, in fractions of width and height, from which its fixed
+        crop follows; None where the images are to be taken whole.
+    black_background : bool
+        The faces are cut out on black, which a training must hide.
+    left_out : tuple of (str, int)
+        Why and how many images the reader left out.
+
+    Examples
+    --------
+    >>> from fergeneral.datasets import open_dataset
+    >>> dataset = open_dataset("examples/london", labels_as_given=True)
+    >>> dataset.name, dataset.samples[0].path
+    ('manifest', 'neutral/002.jpg')
     """
 
     name: str
@@ -142,16 +178,39 @@ class Dataset:
 
 
 def open_dataset(folder: str | Path, *, drop_duplicates: bool = True, labels_as_given: bool = False) -> Dataset:
-    """Read the list of a data set's images; the images themselves are read by `Dataset.images`.
+    """Read the list of a data set's images; the images themselves are read by `Dataset.crops`.
 
-    `folder` is laid out as this module's docstring says, or is a manifest (.csv).
-    With `drop_duplicates` the groups in `near_duplicates.csv` (columns group, path, label, split), where there
-    is one, lose these *train* images: those with a near copy in another split, those in a group with
-    conflicting labels, and all but the first of the rest. Other splits stay whole. Images to which
-    `second_labels.csv` (columns path, second_label), where there is one, gives another label have half the weight.
-    Labels of a manifest and names of folders that mean one of EXPRESSIONS ("happy") become that name ("happiness"),
-    unless `labels_as_given`.
-    Raises DataError where nothing fits, a listed image is missing, or a row is broken.
+    Images to which `second_labels.csv` (columns path, second_label), where there is one, gives another label have half
+    the weight.
+
+    Parameters
+    ----------
+    folder : path
+        A folder that holds LABEL/IMAGE or SPLIT/LABEL/IMAGE, or a manifest.csv with the columns path and label (also
+        split and subject); or a manifest; or a known data set as it is handed out: see docs/training.md.
+    drop_duplicates : bool, default True
+        The groups in `near_duplicates.csv` (columns group, path, label, split), where there is one, lose these *train*
+        images: those with a near copy in another split, those in a group with conflicting labels, and all but the first
+        of the rest. Other splits stay whole.
+    labels_as_given : bool, default False
+        Otherwise labels of a manifest and names of folders that mean one of EXPRESSIONS ("happy") become that name
+        ("happiness").
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError
+        Where nothing fits, a listed image is missing, or a row is broken.
+
+    Examples
+    --------
+    >>> from fergeneral.datasets import open_dataset
+    >>> dataset = open_dataset("examples/london", labels_as_given=True)
+    >>> len(dataset.samples), sorted(set(dataset.labels))
+    (24, ['neutral', 'smiling'])
     """
     root = Path(folder)
     if not root.exists():
@@ -368,6 +427,7 @@ def list_sha256(rows: Iterable[tuple[str, str, float]]) -> str:
 
     Examples
     --------
+    >>> from fergeneral.datasets import list_sha256
     >>> list_sha256([("b.png", "anger", 0.5), ("a.png", "fear", 1.0)])[:16]
     '184eb61bd66d7db2'
     """

@@ -112,6 +112,11 @@ def extract_dataset(
     Returns the totals of the whole job. The shard of a worker that dies is made again by another, MAX_ATTEMPTS times.
     Raises DataError and ModelError for what `Job.open` refuses, for whatever fails on a worker and is no fault of a
     photo, and for a cluster without room for a worker; finished shards stay.
+
+    Examples
+    --------
+    >>> from fergeneral.distributed import extract_dataset
+    >>> extract_dataset("photos/", "/shared/job", address="auto", resume=True)  # doctest: +SKIP
     """
     batch_size, num_cpus = positive_integer(batch_size, "batch_size"), positive_integer(num_cpus, "num_cpus")
     if num_workers is not None:

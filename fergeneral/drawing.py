@@ -35,6 +35,14 @@ def draw_faces(image: Image.Image, faces: Sequence[Detection]) -> Image.Image:
     -------
     PIL.Image.Image
         Of the size of `image`; of an image of about 300 pixels or fewer, an enlargement by a whole factor.
+
+    Examples
+    --------
+    >>> from fergeneral import classify, load_image
+    >>> from fergeneral.drawing import draw_faces
+    >>> photo = load_image("examples/photos/three_faces.jpg")
+    >>> draw_faces(photo, classify(photo)).size == photo.size
+    True
     """
     factor = max(1, round(_SMALL / max(image.size)))
     drawn = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)

@@ -9,7 +9,7 @@ import json
 import math
 import reprlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from fergeneral.errors import ModelError, positive_integer
 from fergeneral.images import as_image_list, load_image
 from fergeneral.threads import inference, thread_limit
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 lacks the fields of _TIMM_FIELDS, and is read too
 _MAX_CROP_SIZE = 1024
 # Through the network at once on a CPU. The activations of more (64 crops of 96 px) pass 32 MiB, which glibc maps afresh
 # for every layer: a fifth more time a crop, on one thread.
@@ -38,15 +38,48 @@ _FOLDED = ("resnet18", "resnet34", "resnet50", "efficientnet_lite0")
 _LONGEST_LINE = 1000  # characters
 _NUMBERS = (("mean", (3,), 0, 1), ("std", (3,), 0.001, 1000), ("template", (5, 2), -1, 2))  # field, shape, range
 _LEAST_EYE_DISTANCE = 0.05  # of the crop's side
+_TIMM_FIELDS = ("num_classes", "num_features", "dtype", "pretrained_cfg")  # of config.json; see _timm_fields
+_OF_ARCHITECTURE = ("fixed_input_size", "first_conv", "classifier")  # of pretrained_cfg: timm's own knowledge
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """Everything about the weights that is not a number in them; `config.json` holds exactly these fields.
+    """Everything about the weights that is not a number in them.
 
-    `crop_size`: side of the square face crop in pixels. `template`: the five landmarks (left eye, right eye,
-    nose, left and right mouth corner) in the crop, as fractions of its side. `mean`, `std`: per channel, of
-    values in 0..1. `weights_sha256`: of the bytes of model.safetensors, hexadecimal.
+    `config.json` holds exactly these fields, and those by which timm and transformers read the same folder.
+
+    Attributes
+    ----------
+    model_id : str
+        The name of the weights.
+    architecture : str
+        The plain name of one of timm's.
+    embedding_size : int
+        D.
+    crop_size : int
+        Side of the square face crop, in pixels.
+    template : tuple, shape (5, 2)
+        The five landmarks (left eye, right eye, nose, left and right mouth corner) in the crop, as fractions of its
+        side.
+    mean, std : tuple of three floats
+        Per channel, of values in 0..1.
+    channel_order : str
+        "RGB".
+    weights_sha256 : str
+        Of the bytes of model.safetensors, hexadecimal.
+    training_data : tuple of str
+        What they were trained on, "NAME (SPLIT)".
+    license : str
+        Terms of use.
+    format_version : int
+        Of these two files.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> config = ExpressionExtractor.from_pretrained(device="cpu").config
+    >>> config.architecture, config.crop_size, config.embedding_size
+    ('resnet18', 96, 512)
     """
 
     model_id: str
@@ -63,8 +96,13 @@ class EncoderConfig:
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
-        """The text of config.json."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        """The text of config.json. Raises ModelError for an architecture that timm cannot build."""
+        features = feature_size(empty_network(self))
+        known = timm.models.get_pretrained_cfg(self.architecture)
+        of_architecture = {name: getattr(known, name, None) for name in _OF_ARCHITECTURE}
+        of_architecture["fixed_input_size"] = bool(of_architecture["fixed_input_size"])
+        values = {**dataclasses.asdict(self), **_timm_fields(self, features, of_architecture)}
+        return json.dumps(values, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> EncoderConfig:
@@ -75,18 +113,21 @@ class EncoderConfig:
             raise ModelError(f"config.json is not valid JSON: {error}") from error
         if not isinstance(values, dict):
             raise ModelError("config.json does not hold an object")
-        version = values.get("format_version")
-        if not _is_integer(version) or version != FORMAT_VERSION:
+        version: Any = values.get("format_version")
+        if not _is_integer(version) or not 1 <= version <= FORMAT_VERSION:
             raise ModelError(
-                f"config.json has format_version {reprlib.repr(version)}, this package reads {FORMAT_VERSION}: "
+                f"config.json has format_version {reprlib.repr(version)}, this package reads 1 to {FORMAT_VERSION}: "
                 f"for newer weights run: pip install --upgrade fergeneral"
             )
         fields = {field.name for field in dataclasses.fields(cls)}
-        missing, unknown = sorted(fields - set(values)), sorted(set(values) - fields)
+        wanted = fields if version == 1 else fields.union(_TIMM_FIELDS)
+        missing, unknown = sorted(wanted - set(values)), sorted(set(values) - wanted)
         if missing or unknown:
             raise ModelError(f"config.json lacks the fields {missing}, or has unknown ones: {reprlib.repr(unknown)}")
-        config = cls(**{name: _tuples(value) for name, value in values.items()})
+        config = cls(**{name: _tuples(values[name]) for name in fields - {"format_version"}})
         config._check()
+        if version > 1:
+            _check_timm_fields(config, values)
         return config
 
     def _check(self) -> None:
@@ -113,6 +154,63 @@ class EncoderConfig:
             fail("template", f"eyes (the first two points) at least {_LEAST_EYE_DISTANCE} apart")
         if not (isinstance(self.training_data, tuple) and all(_is_line(name) for name in self.training_data)):
             fail("training_data", f"a list of strings of at most {_LONGEST_LINE} printable characters")
+
+
+def _timm_fields(config: EncoderConfig, features: int, of_architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm and transformers read in config.json, beside `architecture`.
+
+    `features`: of the network without classifier. Where the embedding is of another size, timm's classifier gives it.
+    """
+    classes = 0 if features == config.embedding_size else config.embedding_size
+    return {
+        "num_classes": classes,
+        "num_features": features,
+        "dtype": "float32",  # which transformers would else take from the stored weights, float16
+        "pretrained_cfg": {
+            "input_size": (3, config.crop_size, config.crop_size),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",  # stretched to a square, as `resize_crop` does
+            "mean": config.mean,
+            "std": config.std,
+            "num_classes": classes,
+            "license": config.license,
+            **of_architecture,
+        },
+    }
+
+
+def _check_timm_fields(config: EncoderConfig, values: Mapping[str, Any]) -> None:
+    """Raise ModelError where they contradict the fields of `config`, or would have timm read another file."""
+    features, found = values["num_features"], values["pretrained_cfg"]
+    if not (_is_integer(features) and 1 <= features <= 65536):
+        raise ModelError(f"config.json: num_features is {reprlib.repr(features)}, wanted a positive integer")
+    if not isinstance(found, dict):
+        raise ModelError(f"config.json: pretrained_cfg is {reprlib.repr(found)}, wanted an object")
+    of_architecture = {name: found.get(name) for name in _OF_ARCHITECTURE}
+    for name, value in of_architecture.items():
+        fits = isinstance(value, bool) if name == "fixed_input_size" else _are_module_names(value)
+        if name not in found or not fits:
+            raise ModelError(f"config.json: pretrained_cfg has the {name} {reprlib.repr(value)}, wanted timm's own")
+    wanted = _timm_fields(config, features, of_architecture)
+    if set(found) != set(wanted["pretrained_cfg"]):
+        differ = sorted(set(found) ^ set(wanted["pretrained_cfg"]))
+        raise ModelError(f"config.json: pretrained_cfg lacks fields, or has unknown ones: {reprlib.repr(differ)}")
+    sizes = f"with embedding_size {config.embedding_size} and num_features {features}"
+    pairs = [(f"{sizes}, num_classes", values["num_classes"], wanted["num_classes"])]
+    pairs += [("dtype", values["dtype"], wanted["dtype"])]
+    pairs += [(f"pretrained_cfg.{name}", found[name], value) for name, value in wanted["pretrained_cfg"].items()]
+    for name, value, right in pairs:
+        if _tuples(value) != _tuples(right):
+            raise ModelError(
+                f"config.json: {name} is {reprlib.repr(value)}, which contradicts its other fields; wanted {right!r}"
+            )
+
+
+def _are_module_names(value: Any) -> bool:
+    """Whether this is None, the name of a module, or a list of such names."""
+    names = value if isinstance(value, list) else [] if value is None else [value]
+    return all(_is_line(name) for name in names)
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -166,6 +264,14 @@ def build_network(architecture: str, embedding_size: int | None = None) -> torch
 
     Where `embedding_size` is not the number of the network's own features, a linear layer brings them to it (timm's
     classifier, of as many "classes"). Its weights are float32, whatever torch's default dtype is, and random.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fergeneral.encoder import build_network
+    >>> network = build_network("resnet18").eval()
+    >>> network(torch.zeros(1, 3, 96, 96)).shape
+    torch.Size([1, 512])
     """
     network = timm.create_model(architecture, pretrained=False, num_classes=0)
     if embedding_size not in (None, feature_size(network)):
@@ -328,7 +434,17 @@ def _packed(module: CropNetwork, size: int) -> CropNetwork:
 
 
 class Encoder:
-    """A frozen network with its preprocessing. Safe to call from several threads."""
+    """A frozen network with its preprocessing. Safe to call from several threads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fergeneral import ExpressionExtractor
+    >>> encoder = ExpressionExtractor.from_pretrained(device="cpu").encoder
+    >>> crops = np.zeros((2, 96, 96, 3), dtype=np.uint8)
+    >>> encoder.encode(crops).shape
+    (2, 512)
+    """
 
     def __init__(
         self, network: torch.nn.Module, config: EncoderConfig, device: str | torch.device | None = None
@@ -463,7 +579,15 @@ class Encoder:
 
 
 def weights_sha256(encoder: Encoder) -> str:
-    """Of the bytes of model.safetensors, where the weights came from one; else of the tensors, by their names."""
+    """Of the bytes of model.safetensors, where the weights came from one; else of the tensors, by their names.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> from fergeneral.encoder import weights_sha256
+    >>> weights_sha256(ExpressionExtractor.from_pretrained(device="cpu").encoder)[:8]
+    'b1d6e756'
+    """
     if encoder.config.weights_sha256:
         return encoder.config.weights_sha256
     digest = hashlib.sha256()

@@ -34,6 +34,14 @@ def export_onnx(encoder: Encoder, target: str | Path, crops: Any = None) -> floa
     `crops`: what `Encoder.encode` takes, to check the file on, besides made-up pictures.
     Returns the largest difference to `encode` that the check found. Raises ModelError, and writes nothing, if it
     is above 1e-4; DataError for a target that cannot be written; MissingExtraError without onnx and onnxruntime.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> from fergeneral.export import export_onnx
+    >>> encoder = ExpressionExtractor.from_pretrained(device="cpu").encoder
+    >>> export_onnx(encoder, "encoder.onnx") < 1e-4
+    True
     """
     path = Path(target)
     check_target(path)

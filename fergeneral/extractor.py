@@ -44,6 +44,21 @@ class ExpressionExtractor:
     Safe between threads. A process that has used it may fork, but not while its threads extract: use spawn or
     forkserver then. A forked child computes on one thread. It can be pickled and copied: 45 MB for a ResNet-18, so
     where many tasks go to other processes, let each process load its own once, as `extract` does.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        As `from_pretrained` loads it.
+    detector : Detector, str or None, default None
+        As for `from_pretrained`.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> extractor = ExpressionExtractor.from_pretrained(device="cpu")
+    >>> photos = ["examples/photos/astronaut.png", "examples/photos/three_faces.jpg", "examples/photos/coffee.png"]
+    >>> [len(faces) for faces in extractor.extract_many(photos)]
+    [1, 3, 0]
     """
 
     def __init__(self, encoder: Encoder, detector: Detector | str | None = None) -> None:
@@ -63,20 +78,47 @@ class ExpressionExtractor:
     ) -> ExpressionExtractor:
         """Load an encoder and put a detector before it.
 
-        `name_or_path`: None or a name of `list_models()` for packaged weights; a folder that holds
-        model.safetensors and config.json; or the id of such a repository on the Hugging Face Hub ("owner/name"),
-        then with `revision`, a commit, tag or branch (a commit is what keeps results the same), and
-        `local_files_only` to use what has been downloaded before and nothing else (as HF_HUB_OFFLINE=1 does).
-        `device`: "cpu", "cuda", "cuda:N" or "mps"; None takes CUDA, then MPS, then the CPU.
-        `detector`: None or "mtcnn"; "yunet", faster, which needs the extra `yunet`; or an object with
-        `detect(image) -> list[Detection]`.
-        `min_face_size`: the shorter side, in pixels of the photo, of the smallest face that "mtcnn" (12 or more) or
-        "yunet" looks for. None takes 40, or sqrt(width * height) / 48 where that is more (above 3.7 megapixels; 102 in
-        6000 x 4000), so that a large photo takes little more time than a small one; half the size takes up to four
-        times the time.
-        Raises ModelError for weights that are not there, damaged or not those that config.json describes, and for
-        a device that is not there; MissingExtraError for "yunet" without ONNX Runtime; ValueError for another name of a
-        detector, and for a `min_face_size` that is too small or goes with a detector of one's own.
+        Parameters
+        ----------
+        name_or_path : str, path or None, default None
+            None or a name of `list_models()` for packaged weights; a folder that holds model.safetensors and
+            config.json; or the id of such a repository on the Hugging Face Hub, "owner/name".
+        revision : str or None, default None
+            Commit, tag or branch of a Hub repository. A commit is what keeps results the same.
+        device : str or None, default None
+            "cpu", "cuda", "cuda:N" or "mps"; None takes CUDA, then MPS, then the CPU.
+        detector : Detector, str or None, default None
+            None or "mtcnn"; "yunet", faster, which needs the extra `yunet`; or an object with
+            `detect(image) -> list[Detection]`.
+        min_face_size : int or None, default None
+            The shorter side, in pixels of the photo, of the smallest face that "mtcnn" (12 or more) or "yunet" looks
+            for. None takes 40, or sqrt(width * height) / 48 where that is more (above 3.7 megapixels; 102 in 6000 x
+            4000), so that a large photo takes little more time than a small one; half the size takes up to four times
+            the time.
+        local_files_only : bool, default False
+            Use what has been downloaded before and nothing else, as HF_HUB_OFFLINE=1 does.
+
+        Returns
+        -------
+        ExpressionExtractor
+
+        Raises
+        ------
+        ModelError
+            For weights that are not there, corrupt or not those that config.json describes, and for a device that is
+            not there.
+        MissingExtraError
+            For "yunet" without ONNX Runtime.
+        ValueError
+            For another name of a detector, and for a `min_face_size` that is too small or goes with a detector of one's
+            own.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionExtractor
+        >>> extractor = ExpressionExtractor.from_pretrained(device="cpu", min_face_size=100)
+        >>> extractor.config.model_id, extractor.config.embedding_size
+        ('general-r18-cycle', 512)
         """
         encoder = hub.load_encoder(name_or_path, revision, device, local_files_only)
         return cls(encoder, make_detector(detector, encoder.device, min_face_size=min_face_size))
@@ -87,13 +129,41 @@ class ExpressionExtractor:
         return self.encoder.config
 
     def extract(self, image: Any) -> list[Face]:
-        """Find, align and embed every face in a photo (anything `load_image` takes).
+        """Find, align and embed every face in a photo.
 
-        Largest face first; [] where there is none. Raises ImageError for an image that cannot be read. On a CPU this is
-        work for one thread until there are four faces to embed; call it from several threads, or use `extract_many`, to
-        use more cores.
-        A face with impossible numbers, such as landmarks on one point or far outside its box or the image, is left out
-        with a UserWarning that says why. TypeError and ValueError say what is wrong with a detector of one's own.
+        On a CPU this is work for one thread until there are four faces to embed; call it from several threads, or use
+        `extract_many`, to use more cores.
+
+        Parameters
+        ----------
+        image : image
+            Anything `load_image` takes.
+
+        Returns
+        -------
+        list of Face
+            Largest face first; [] where there is none.
+
+        Raises
+        ------
+        ImageError
+            For an image that cannot be read.
+        TypeError, ValueError
+            For what is wrong with a detector of one's own.
+
+        Warns
+        -----
+        UserWarning
+            Where a face with impossible numbers, such as landmarks on one point or far outside its box or the image,
+            is left out.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionExtractor
+        >>> extractor = ExpressionExtractor.from_pretrained(device="cpu")
+        >>> face = extractor.extract("examples/photos/astronaut.png")[0]
+        >>> face.embedding.shape, face.model_id
+        ((512,), 'general-r18-cycle')
         """
         with thread_limit():
             found = self._find(load_image(image))
@@ -138,6 +208,17 @@ class ExpressionExtractor:
             For one image, a dict, a set, a table: what is not many images in an order. At the call, not later.
         ImageError
             For a photo that cannot be read, without `on_error`.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionExtractor
+        >>> extractor = ExpressionExtractor.from_pretrained(device="cpu")
+        >>> photos = ["examples/photos/astronaut.png", "missing.jpg"]
+        >>> failed = {}
+        >>> [len(faces) for faces in extractor.extract_many(photos, on_error=failed.__setitem__)]
+        [1, 0]
+        >>> list(failed)
+        [1]
         """
         images = as_images(images, what="extract_many", advice="use extract, or put it into a list")
         batch_size = positive_integer(batch_size, "batch_size")
@@ -163,19 +244,45 @@ class ExpressionExtractor:
     ) -> Iterator[VideoFrame]:
         """`extract` for the frames of a video file: (time, faces) of each, in their order, as they are asked for.
 
-        `time` is in seconds since the video's start, by the frames' own time stamps. Each face has a `track`: see
-        TrackedFace. `fps`: of each 1/fps seconds the first frame; None: every frame. Frames are upright, as the file
-        says they are to be shown.
         To follow faces, they are looked for in about ten frames a second or more (video.TRACKING_RATE), however few are
         asked for: a lower `fps` saves the time to embed faces, not the time to find them, and tracks stay nearly the
         same. Between two frames that are looked at a face may go by half its width; for people who move fast or cross
-        each other, take every frame.
-        Memory is bounded as in `extract_many`: some four frames for each thread, those that the decoder holds, and the
-        crops of two batches.
-        `on_error(time, error)` is called for a frame that is corrupt or missing, which then is left out; without it the
-        error is raised, after the frames before it. Not noticed is what FFmpeg passes over without a word, such as the
-        smear that a damaged frame leaves on those after it.
-        Raises ImageError for a file that is no video, at the first frame; MissingExtraError without PyAV.
+        each other, take every frame. Memory is bounded as in `extract_many`: some four frames for each thread, those
+        that the decoder holds, and the crops of two batches.
+
+        Parameters
+        ----------
+        path : path
+            Of a video file. Frames are upright, as the file says they are to be shown.
+        fps : float or None, default None
+            Of each 1/fps seconds the first frame; None: every frame.
+        batch_size : int, default 32
+            How many frames, or about how many faces, are encoded together.
+        on_error : callable or None, default None
+            `on_error(time, error)` is called for a frame that is corrupt or missing, which then is left out; without it
+            the error is raised, after the frames before it. Not noticed is what FFmpeg passes over without a word, such
+            as the smear that a damaged frame leaves on those after it.
+
+        Returns
+        -------
+        iterator of VideoFrame
+            `time` is in seconds since the video's start, by the frames' own time stamps; `faces` are TrackedFace.
+
+        Raises
+        ------
+        ImageError
+            For a file that is no video, at the first frame.
+        MissingExtraError
+            Without PyAV.
+        ValueError
+            For an `fps` that is not above 0.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionExtractor
+        >>> extractor = ExpressionExtractor.from_pretrained(device="cpu")
+        >>> [(frame.time, len(frame.faces)) for frame in extractor.extract_video("clip.mp4", fps=2)]
+        [(0.0, 1), (0.5, 1)]
         """
         if fps is not None and not 0 < fps < math.inf:
             raise ValueError(f"fps must be more than 0, or None for every frame; got {fps}")
@@ -238,6 +345,14 @@ class ExpressionExtractor:
         ------
         ImageError
             For an image that cannot be read, and landmarks that are not five finite points near the image.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionExtractor
+        >>> extractor = ExpressionExtractor.from_pretrained(device="cpu")
+        >>> face = extractor.extract("examples/photos/astronaut.png")[0]
+        >>> extractor.align("examples/photos/astronaut.png", face.landmarks).shape
+        (96, 96, 3)
         """
         return cut_face(load_image(image), landmarks, self.config.crop_size, self.config.template)
 
@@ -287,6 +402,15 @@ class ExpressionExtractor:
             Where most faces in up to eight of the images fill less than half of what they fill in an aligned crop. Of
             fewer than 48 images these are looked at only if they are more than twice as large as `config.crop_size`: a
             look takes about as long as one or two crops. `Encoder.encode` does the same without it.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionExtractor
+        >>> extractor = ExpressionExtractor.from_pretrained(device="cpu")
+        >>> photo = "examples/photos/three_faces.jpg"
+        >>> crops = [extractor.align(photo, face.landmarks) for face in extractor.extract(photo)]
+        >>> extractor.encode(crops).shape
+        (3, 512)
         """
         images = as_image_list(crops, what="encode")
         sample = (images[position] for position in looked_at(len(images)))  # read only as far as asked for
@@ -306,10 +430,30 @@ class ExpressionExtractor:
     ) -> None:
         """Write model.safetensors and config.json, which `from_pretrained(folder)` reads.
 
-        With any of the options also the model card (README.md, and the LICENSE.md that it links to). `report`: what
-        `fergeneral.evaluate` returned for these weights, or the path of its report.json; `training`: the record of
-        the training run or its path; `notes`: path of a Markdown file on known failure modes. Raises DataError for a
-        file that cannot be read or a record of other weights.
+        With any of the options also the model card (README.md, and the LICENSE.md that it links to).
+
+        Parameters
+        ----------
+        folder : path
+            Made if need be.
+        report : mapping, path or None, default None
+            What `fergeneral.evaluate.evaluate` returned for these weights, or the path of its report.json.
+        training : mapping, path or None, default None
+            The record of the training run, or its path.
+        notes : path or None, default None
+            Of a Markdown file on known failure modes.
+
+        Raises
+        ------
+        DataError
+            For a file that cannot be read, or a record of other weights.
+
+        Examples
+        --------
+        >>> from fergeneral import ExpressionExtractor
+        >>> ExpressionExtractor.from_pretrained(device="cpu").save_pretrained("my-encoder")
+        >>> ExpressionExtractor.from_pretrained("my-encoder", device="cpu").config.model_id
+        'general-r18-cycle'
         """
         hub.save_folder(folder, self.encoder.state_dict(), self.config)
         if any(part is not None for part in (report, training, notes)):
@@ -325,8 +469,24 @@ class ExpressionExtractor:
     ) -> str:
         """Upload the weights and their model card to a repository on the Hugging Face Hub, made if need be.
 
-        The options are those of `save_pretrained`; a card is always written, since the terms of the weights stand in
-        it, and takes the place of one that is there. Returns the commit's address.
+        A card is always written, since the terms of the weights stand in it, and takes the place of one that is there.
+
+        Parameters
+        ----------
+        repo : str
+            "owner/name".
+        report, training, notes
+            As for `save_pretrained`.
+
+        Returns
+        -------
+        str
+            The address of the commit.
+
+        Raises
+        ------
+        ModelError
+            Where the Hub refuses it or cannot be reached.
         """
         state = self.encoder.state_dict()
         return hub.push(repo, state, self.config, report=report, training=training, notes=notes)
@@ -423,8 +583,29 @@ def shared_extractor(name_or_path: str | Path | None = None, device: str | None 
 def extract(image: Any) -> list[Face]:
     """Find, align and embed every face in a photo, with the packaged weights on the best device there is.
 
-    `image`: anything `load_image` takes. Largest face first; [] where there is none. The weights are loaded at the
-    first call. Raises ImageError for an image that cannot be read.
+    The weights are loaded at the first call, and kept.
+
+    Parameters
+    ----------
+    image : image
+        Anything `load_image` takes.
+
+    Returns
+    -------
+    list of Face
+        Largest face first; [] where there is none.
+
+    Raises
+    ------
+    ImageError
+        For an image that cannot be read.
+
+    Examples
+    --------
+    >>> from fergeneral import extract
+    >>> faces = extract("examples/photos/three_faces.jpg")
+    >>> [face.embedding.shape for face in faces]
+    [(512,), (512,), (512,)]
     """
     return shared_extractor().extract(image)
 
@@ -437,7 +618,34 @@ def extract_video(
 ) -> Iterator[VideoFrame]:
     """Find, align and embed every face in the frames of a video file, with the packaged weights on the best device.
 
-    Gives (time in seconds, faces) for each frame, or for about `fps` frames a second; each face has a `track`, the same
-    number for one person from frame to frame. See `ExpressionExtractor.extract_video`, also for what it raises.
+    Needs the extra `video`. See `ExpressionExtractor.extract_video`.
+
+    Parameters
+    ----------
+    path : path
+        Of a video file.
+    fps : float or None, default None
+        About so many frames of each second; None: every frame.
+    on_error : callable or None, default None
+        `on_error(time, error)` is called for a frame that is corrupt or missing, which then is left out.
+
+    Returns
+    -------
+    iterator of VideoFrame
+        In their order, computed as they are asked for. Each face has a `track`, the same number for one person from
+        frame to frame.
+
+    Raises
+    ------
+    ImageError, MissingExtraError, ValueError
+        As `ExpressionExtractor.extract_video`.
+
+    Examples
+    --------
+    >>> from fergeneral import extract_video
+    >>> for time, faces in extract_video("clip.mp4", fps=2):
+    ...     print(time, [face.track for face in faces])
+    0.0 [0]
+    0.5 [0]
     """
     return shared_extractor().extract_video(path, fps=fps, on_error=on_error)

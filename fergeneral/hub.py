@@ -72,12 +72,14 @@ def write_card(
     report: Record | None = None,
     training: Record | None = None,
     notes: str | Path | None = None,
+    repository: str | None = None,
 ) -> Path:
     """Write the model card (README.md) and the licence it links to (LICENSE.md) beside the weights in `folder`.
 
     `report`: what `fergeneral.evaluate` returned, or the path of its report.json. `training`: the record of the
     training run or its path; by default `folder`/training.json, if it is there. `notes`: path of a Markdown file of
     your own on known failure modes; the pictures beside it that it shows, as ![...](FILE), are copied too.
+    `repository`: the id of the Hub repository that the card is for, which its examples then name.
     Returns the card's path.
     Raises DataError for a file that cannot be read or a record that does not belong to these weights.
     """
@@ -86,7 +88,9 @@ def write_card(
     if training is None and (target / TRAINING_FILE).is_file():
         training = target / TRAINING_FILE
     text = None if notes is None else _read_text(Path(notes))
-    card = model_card(config, report=_read_record(report), training=_read_record(training), notes=text)
+    card = model_card(
+        config, report=_read_record(report), training=_read_record(training), notes=text, repository=repository
+    )
     if notes is not None and text is not None:
         _copy_pictures(_pictures(text, Path(notes).parent, target))
     for name, content in ((CARD_FILE, card), (LICENSE_FILE, license_text(config))):
@@ -144,7 +148,19 @@ def _copy_pictures(pairs: list[tuple[Path, Path]]) -> None:
 
 
 def list_models() -> list[str]:
-    """The names of the weights that came with this package; the first is the default."""
+    """The names of the weights that came with this package.
+
+    Returns
+    -------
+    list of str
+        The default first.
+
+    Examples
+    --------
+    >>> from fergeneral import list_models
+    >>> list_models()
+    ['general-r18-cycle', 'crs-cont-cpu', 'general-r18-cycle-int8']
+    """
     return [config.model_id for config in packaged_models()]
 
 
@@ -305,7 +321,7 @@ def push(
     """
     with tempfile.TemporaryDirectory() as folder:
         save_folder(folder, state, config)
-        write_card(folder, report=report, training=training, notes=notes)
+        write_card(folder, report=report, training=training, notes=notes, repository=repo)
         return upload_folder(repo, folder, f"Upload {config.model_id}")
 
 

@@ -105,6 +105,15 @@ def load_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     -----
     UserWarning
         By Pillow, of faults in a file's metadata. libtiff may also print what it finds wrong with a TIFF on stderr.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fergeneral import load_image
+    >>> load_image("examples/photos/rocket.jpg").size
+    (640, 427)
+    >>> load_image(np.zeros((20, 30), dtype=np.uint8)).mode
+    'RGB'
     """
     max_pixels = positive_integer(max_pixels, "max_pixels")
     if isinstance(source, Image.Image):

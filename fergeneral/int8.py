@@ -84,6 +84,15 @@ def quantize(encoder: Encoder, folder: str | Path, crops: Any) -> float:
     Every other one gives the ranges of activations, the rest is the check. Returns the cosine similarity to the
     embeddings of `encoder` that 95 % of those reach. Raises ModelError, and writes nothing, where it is below 0.99;
     DataError for too few crops; MissingExtraError without onnx and onnxruntime.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fergeneral import ExpressionExtractor
+    >>> from fergeneral.int8 import quantize
+    >>> encoder = ExpressionExtractor.from_pretrained(device="cpu").encoder
+    >>> crops = np.load("crops.npy")  # (N, 96, 96, 3) uint8: aligned faces, some hundreds # doctest: +SKIP
+    >>> quantize(encoder, "my-int8", crops)  # doctest: +SKIP
     """
     _runtime()
     if len(crops) < _MIN_CROPS:

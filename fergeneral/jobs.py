@@ -76,7 +76,21 @@ class FileResult:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """How many photos there were, faces in them, photos without a face, and photos that could not be read."""
+    """What a job did; two can be added.
+
+    Attributes
+    ----------
+    photos, faces : int
+        How many photos there were, and faces in them.
+    without_face, unreadable : int
+        Photos in which no face was found, and photos that could not be read.
+
+    Examples
+    --------
+    >>> from fergeneral.jobs import Summary
+    >>> Summary(photos=3, faces=2, without_face=1) + Summary(photos=1, unreadable=1)
+    Summary(photos=4, faces=2, without_face=1, unreadable=1)
+    """
 
     photos: int = 0
     faces: int = 0
@@ -749,6 +763,18 @@ def run_job(
         As `Job.open`, `write_shard` and `extract_shard` do; finished shards stay.
     KeyboardInterrupt
         After Ctrl-C, when the photos done so far are written.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> from fergeneral.jobs import run_job
+    >>> from fergeneral.sources import list_photos
+    >>> from fergeneral.storage import read_table
+    >>> extractor = ExpressionExtractor.from_pretrained(device="cpu")
+    >>> run_job(extractor, list_photos("examples/photos"), "job")
+    Summary(photos=5, faces=4, without_face=3, unreadable=0)
+    >>> read_table("job")["embedding"].shape
+    (4, 512)
     """
     listed = list(sources)
     size = extractor.config.embedding_size

@@ -34,6 +34,17 @@ class Neighbour(NamedTuple):
     `similarity`: cosine similarity of the two embeddings, -1..1, 1 for the same direction. `path`: the photo or video,
     as the table has it. `number`: the face's place in its photo, 0 the largest. `face`: with all that the table has of
     it; a TrackedFace, with `time` and `track`, where the table is of videos.
+
+    Examples
+    --------
+    >>> from fergeneral import extract, find_similar
+    >>> from fergeneral.storage import FaceTable
+    >>> faces = extract("examples/photos/three_faces.jpg")
+    >>> with FaceTable("neighbours.csv", 512) as table:
+    ...     table.add("three_faces.jpg", faces)
+    >>> nearest = find_similar(faces[0], "neighbours.csv", k=1)[0]
+    >>> nearest.path, nearest.number, round(nearest.similarity, 2)
+    ('three_faces.jpg', 0, 1.0)
     """
 
     similarity: float
@@ -81,9 +92,15 @@ def find_similar(
 
     Examples
     --------
-    >>> from fergeneral.similar import find_similar
-    >>> [neighbour.path for neighbour in find_similar("me.jpg", "out/", k=3)]  # doctest: +SKIP
-    ['photos/017.jpg', 'photos/003.jpg', 'photos/120.jpg']
+    >>> from fergeneral import extract, find_similar
+    >>> from fergeneral.storage import FaceTable
+    >>> photos = ["examples/photos/three_faces.jpg", "examples/london/smiling/002.jpg"]
+    >>> with FaceTable("faces.csv", 512) as table:
+    ...     for photo in photos:
+    ...         table.add(photo, extract(photo))
+    >>> neighbours = find_similar("examples/london/smiling/002.jpg", "faces.csv", k=2)
+    >>> [neighbour.path for neighbour in neighbours]
+    ['examples/london/smiling/002.jpg', 'examples/photos/three_faces.jpg']
     """
     k = positive_integer(k, "k")
     embedding, model_id = _embedding(query, extractor)
@@ -145,6 +162,12 @@ def query_face(image: Any, extractor: ExpressionExtractor | None = None) -> Face
     ------
     ImageError
         For an image that cannot be read, or without a face.
+
+    Examples
+    --------
+    >>> from fergeneral.similar import query_face
+    >>> query_face("examples/photos/three_faces.jpg").embedding.shape
+    (512,)
     """
     from fergeneral.extractor import shared_extractor
 
@@ -201,6 +224,18 @@ def contact_sheet(
         For a query's photo that cannot be read.
     TypeError, ValueError
         For a `tile` that is no positive integer.
+
+    Examples
+    --------
+    >>> from fergeneral import extract, find_similar
+    >>> from fergeneral.similar import contact_sheet
+    >>> from fergeneral.storage import FaceTable
+    >>> photo = "examples/photos/three_faces.jpg"
+    >>> with FaceTable("sheet.csv", 512) as table:
+    ...     table.add(photo, extract(photo))
+    >>> neighbours = find_similar("examples/photos/astronaut.png", "sheet.csv", k=3)
+    >>> contact_sheet(neighbours).mode
+    'RGB'
     """
     from PIL import Image, ImageDraw, ImageFont
 

@@ -35,7 +35,16 @@ _COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
-    """A photo that has not been read yet. `path`: its name in the tables, the key that no other photo of a job has."""
+    """A photo that has not been read yet. `path`: its name in the tables, the key that no other photo of a job has.
+
+    Examples
+    --------
+    >>> from fergeneral import load_image
+    >>> from fergeneral.sources import list_photos
+    >>> source = list_photos("examples/photos/rocket.jpg")[0]
+    >>> load_image(source.read()).size
+    (640, 427)
+    """
 
     path: str
 
@@ -231,6 +240,14 @@ def list_photos(
         table without such a column and a dataset that has no rows by number.
     MissingExtraError
         For a .parquet file without pyarrow.
+
+    Examples
+    --------
+    >>> from fergeneral.sources import list_photos
+    >>> len(list_photos("examples/london", recursive=True))
+    24
+    >>> [source.path for source in list_photos(["examples/photos/rocket.jpg"])]
+    ['examples/photos/rocket.jpg']
     """
     if _is_of_datasets(paths):
         return list(_dataset_rows(paths, column))

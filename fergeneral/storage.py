@@ -125,8 +125,35 @@ class FaceTable:
     classes, for faces that are ClassifiedFace, after these: expression, confidence (float32), and a probability_CLASS
     (float32) for each class. The names of the columns, their types and units are in docs/tables.md.
 
-    `partial`: if Ctrl-C (KeyboardInterrupt) ends the block, the table of the rows so far goes there, whole, too; the
-    exception then has a note that says so.
+    Parameters
+    ----------
+    target : path
+        Ends in .parquet, .csv or .npz. A file that is there is replaced.
+    embedding_size : int
+        D.
+    video : bool, default False
+        Whether the faces are TrackedFace, and have a time and a track.
+    classes : sequence of str or None, default None
+        The names of a head's classes; the faces then are ClassifiedFace.
+    partial : path or None, default None
+        If Ctrl-C (KeyboardInterrupt) ends the block, the table of the rows so far goes there, whole, too; the exception
+        then has a note that says so.
+
+    Raises
+    ------
+    DataError
+        For another suffix, and a target that cannot be written.
+    MissingExtraError
+        For Parquet without pyarrow.
+
+    Examples
+    --------
+    >>> from fergeneral import extract
+    >>> from fergeneral.storage import FaceTable, read_table
+    >>> with FaceTable("faces.parquet", embedding_size=512) as table:
+    ...     table.add("three_faces.jpg", extract("examples/photos/three_faces.jpg"))
+    >>> read_table("faces.parquet")["embedding"].shape
+    (3, 512)
     """
 
     def __init__(
@@ -275,10 +302,35 @@ class FaceTable:
 def read_table(path: str | Path) -> dict[str, np.ndarray]:
     """Read a table of faces from any of the three formats, or from the folder of a job (its finished shards).
 
-    Returns arrays of N rows: path (N,) str, face (N,) int32, box (N, 4), landmarks (N, 5, 2), score (N,), embedding
-    (N, D), all float32, and model_id (N,) str; of videos also time (N,) float64 and track (N,) int32; where a head was
-    used also expression (N,) str, confidence (N,) float32, and probability_CLASS (N,) float32 for each class, in the
-    head's order. Raises DataError for a file that is not such a table.
+    Parameters
+    ----------
+    path : path
+        Of a .parquet, .csv or .npz file, or the folder of a job.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Arrays of N rows: path (N,) str, face (N,) int32, box (N, 4), landmarks (N, 5, 2), score (N,), embedding (N, D),
+        all float32, and model_id (N,) str; of videos also time (N,) float64 and track (N,) int32; where a head was used
+        also expression (N,) str, confidence (N,) float32, and probability_CLASS (N,) float32 for each class, in the
+        head's order.
+
+    Raises
+    ------
+    DataError
+        For a file that is not such a table.
+    MissingExtraError
+        For Parquet without pyarrow.
+
+    Examples
+    --------
+    >>> from fergeneral import classify
+    >>> from fergeneral.storage import FaceTable, read_table
+    >>> faces = classify("examples/photos/three_faces.jpg")
+    >>> with FaceTable("expressions.csv", 512, classes=list(faces[0].probabilities)) as table:
+    ...     table.add("three_faces.jpg", faces)
+    >>> read_table("expressions.csv")["expression"].tolist()
+    ['happiness', 'happiness', 'happiness']
     """
     source = Path(path)
     if source.is_dir():
@@ -313,6 +365,15 @@ def iter_table(path: str | Path) -> Iterator[dict[str, np.ndarray]]:
         For a file that is not such a table, and a folder without a finished shard.
     MissingExtraError
         For Parquet without pyarrow.
+
+    Examples
+    --------
+    >>> from fergeneral import extract
+    >>> from fergeneral.storage import FaceTable, iter_table
+    >>> with FaceTable("parts.parquet", 512) as table:
+    ...     table.add("three_faces.jpg", extract("examples/photos/three_faces.jpg"))
+    >>> sum(len(part["path"]) for part in iter_table("parts.parquet"))
+    3
     """
     source = Path(path)
     if not source.is_dir() and source.suffix.lower() != ".parquet":

@@ -49,6 +49,12 @@ class DataTerms:
         Where it comes from; "" where fergeneral does not know.
     terms : str
         What its owners allow; "" where fergeneral does not know.
+
+    Examples
+    --------
+    >>> from fergeneral.terms import terms_of
+    >>> [(data.title, data.images) for data in terms_of("crs-cont-cpu").data]
+    [('RAF-DB', 12246), ('AffectNet-part', 28927)]
     """
 
     name: str
@@ -91,6 +97,13 @@ class Terms:
         Of int8-quantized weights, those they were made of; of a head, its encoder, whose terms hold as well.
     detectors : dict of str to str
         The licence of each detector's weights.
+
+    Examples
+    --------
+    >>> from fergeneral.terms import terms_of
+    >>> terms = terms_of()
+    >>> terms.name, terms.license
+    ('general-r18-cycle', 'research only, non-commercial: see the model card')
     """
 
     name: str
@@ -136,6 +149,7 @@ def terms_of(name_or_path: str | Path | None = None) -> Terms:
 
     Examples
     --------
+    >>> from fergeneral.terms import terms_of
     >>> terms_of("expressions-8").license
     'research only, non-commercial: see the model card of the encoder'
     """

@@ -80,19 +80,30 @@ class ExpressionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Examples
     --------
-    A classifier on photos, those without a face left out::
+    A classifier on photos, those without a face left out:
 
-        features = ExpressionFeatures(cache="rows")
-        keep = features.has_face(photos)  # photos, labels: arrays or Series
-        model = make_pipeline(features, StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-        model.fit(photos[keep], labels[keep])
+    >>> import glob
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from fergeneral import ExpressionFeatures
+    >>> photos = np.array(sorted(glob.glob("examples/london/*/*.jpg")) + ["examples/photos/coffee.png"])
+    >>> labels = np.array(["neutral"] * 12 + ["smiling"] * 12 + ["neutral"])
+    >>> features = ExpressionFeatures(cache="rows", device="cpu")
+    >>> keep = features.has_face(photos)
+    >>> model = make_pipeline(features, StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    >>> model.fit(photos[keep], labels[keep]).predict(photos[:2])
+    array(['neutral', 'neutral'], dtype='<U7')
 
-    The same with rows that are made once::
+    The same with rows that are made once:
 
-        rows = ExpressionFeatures(on_missing="nan").fit_transform(photos)
-        keep = ~np.isnan(rows).any(axis=1)
-        search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": [0.001, 0.01, 0.1]})
-        search.fit(rows[keep], labels[keep])
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> rows = ExpressionFeatures(on_missing="nan", cache="rows", device="cpu").fit_transform(photos)
+    >>> keep = ~np.isnan(rows).any(axis=1)
+    >>> search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": [0.001, 0.01]})
+    >>> bool(search.fit(rows[keep], labels[keep]).best_score_ > 0.7)
+    True
     """
 
     def __init__(

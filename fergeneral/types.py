@@ -15,8 +15,23 @@ if TYPE_CHECKING:
 class Detection:
     """A face found in an image, in pixels of that image, upright; (0, 0) is its top left corner.
 
-    `box` (4,) float32: left, top, right, bottom. `landmarks` (5, 2) float32: left eye, right eye, nose tip, left
-    and right mouth corner, "left" and "right" as seen in the picture. `score`: the detector's confidence, 0..1.
+    Attributes
+    ----------
+    box : ndarray, shape (4,), float32
+        Left, top, right, bottom.
+    landmarks : ndarray, shape (5, 2), float32
+        Left eye, right eye, nose tip, left and right mouth corner, "left" and "right" as seen in the picture.
+    score : float
+        The detector's confidence, 0..1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fergeneral import Detection
+    >>> landmarks = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], dtype=np.float32)
+    >>> found = Detection(np.array([10, 10, 90, 110], dtype=np.float32), landmarks, 0.9)
+    >>> found.area
+    8000.0
     """
 
     box: np.ndarray
@@ -49,7 +64,24 @@ class Detection:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Face(Detection):
-    """A detection with its expression embedding: `embedding` (D,) float32, from the weights named `model_id`."""
+    """A detection with its expression embedding.
+
+    Attributes
+    ----------
+    embedding : ndarray, shape (D,), float32
+        D is 512 for the packaged weights. Compare two by their cosine similarity.
+    model_id : str
+        The name of the weights that made it. Embeddings of different weights cannot be compared.
+
+    Examples
+    --------
+    >>> from fergeneral import extract
+    >>> face = extract("examples/photos/astronaut.png")[0]
+    >>> face.embedding.shape, face.model_id
+    ((512,), 'general-r18-cycle')
+    >>> list(face.to_dict(embedding=False))
+    ['box', 'landmarks', 'score', 'model_id']
+    """
 
     embedding: np.ndarray
     model_id: str
@@ -76,10 +108,22 @@ class Face(Detection):
 class TrackedFace(Face):
     """A face in a video, in pixels of the frame as it is shown: upright, pixels square.
 
-    `time`: of its frame, in seconds since the video's start. `track`: 0, 1, 2, ... in order of appearance; the faces
-    of one track follow each other in place and are taken for one person. A number never comes back in a video: a person
-    who was lost for more than a second, or moved by more than half a face between two frames that were looked at (all,
-    or ten a second), comes back with a new one, as after a cut. Two people who pass through one place may swap numbers.
+    Attributes
+    ----------
+    time : float
+        Of its frame, in seconds since the video's start.
+    track : int
+        0, 1, 2, ... in order of appearance; the faces of one track follow each other in place and are taken for one
+        person. A number never comes back in a video: a person who was lost for more than a second, or moved by more
+        than half a face between two frames that were looked at (all, or ten a second), comes back with a new one, as
+        after a cut. Two people who pass through one place may swap numbers.
+
+    Examples
+    --------
+    >>> from fergeneral import extract_video
+    >>> frame = next(extract_video("clip.mp4"))
+    >>> frame.faces[0].time, frame.faces[0].track
+    (0.0, 0)
     """
 
     time: float
@@ -94,9 +138,23 @@ class TrackedFace(Face):
 class ClassifiedFace(Face):
     """A face with its expression, by a head on its embedding.
 
-    `expression`: the most probable class, or "uncertain" where its probability is below the `min_confidence` that was
-    asked for. `confidence`: the probability of the most probable class, 0..1, also where that is uncertain.
-    `probabilities`: of every class, by its name, in the head's order; their sum is 1.
+    Attributes
+    ----------
+    expression : str
+        The most probable class, or "uncertain" where its probability is below the `min_confidence` that was asked for.
+    confidence : float
+        The probability of the most probable class, 0..1, also where that is uncertain.
+    probabilities : dict of str to float
+        Of every class, by its name, in the head's order; their sum is 1.
+
+    Examples
+    --------
+    >>> from fergeneral import classify
+    >>> face = classify("examples/photos/astronaut.png")[0]
+    >>> face.expression, round(face.confidence, 1)
+    ('happiness', 1.0)
+    >>> max(face.probabilities, key=face.probabilities.get)
+    'happiness'
     """
 
     expression: str
@@ -115,7 +173,17 @@ class ClassifiedFace(Face):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ClassifiedTrackedFace(ClassifiedFace, TrackedFace):
-    """A face in a video with its expression: the fields of TrackedFace, then those of ClassifiedFace."""
+    """A face in a video with its expression: the fields of TrackedFace, then those of ClassifiedFace.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionClassifier
+    >>> classifier = ExpressionClassifier.from_pretrained(device="cpu")
+    >>> frame = next(classifier.predict_video("clip.mp4"))
+    >>> face = frame.faces[0]
+    >>> type(face).__name__, face.track, face.expression
+    ('ClassifiedTrackedFace', 0, 'happiness')
+    """
 
 
 def _plain(values: Any) -> list[Any]:
@@ -140,7 +208,22 @@ def _short(value: Any) -> str:
 
 
 class VideoFrame(NamedTuple):
-    """A frame that was read: its `time` in seconds since the video's start, and its `faces`, largest first."""
+    """A frame of a video that was read.
+
+    Attributes
+    ----------
+    time : float
+        In seconds since the video's start.
+    faces : list of TrackedFace
+        Largest first; ClassifiedTrackedFace where a classifier read it.
+
+    Examples
+    --------
+    >>> from fergeneral import extract_video
+    >>> time, faces = next(extract_video("clip.mp4"))
+    >>> time, len(faces)
+    (0.0, 1)
+    """
 
     time: float
     faces: list[TrackedFace]
@@ -158,8 +241,34 @@ class Detector(Protocol):
 
     Jobs store a detector's `name` (str, of its class) and `settings()` (dict, ready for JSON) where it has them, else
     its class, and are resumed with the same alone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fergeneral import Detection, Detector, ExpressionExtractor
+    >>> class WholeImage:
+    ...     def detect(self, image):
+    ...         landmarks = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
+    ...         box = np.array([0, 0, image.width, image.height], dtype=np.float32)
+    ...         return [Detection(box, landmarks * image.size, 1.0)]
+    >>> isinstance(WholeImage(), Detector)
+    True
+    >>> extractor = ExpressionExtractor.from_pretrained(device="cpu", detector=WholeImage())
+    >>> len(extractor.extract("examples/photos/coffee.png"))
+    1
     """
 
     def detect(self, image: Image.Image) -> list[Detection]:
-        """All faces in an upright PIL image of mode RGB, in any order; an empty list where there is none."""
+        """All faces in a photo.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            Upright, of mode RGB.
+
+        Returns
+        -------
+        list of Detection
+            In any order; [] where there is none.
+        """
         ...

@@ -67,6 +67,13 @@ class Frame:
 
     `pixel_aspect`: width to height of a pixel. `turn`: what lays the picture upright; None where it is. `asked`: False
     for a frame that is only there to follow faces, between two of those that were asked for.
+
+    Examples
+    --------
+    >>> from fergeneral.video import read_frames
+    >>> frame = next(read_frames("clip.mp4"))
+    >>> frame.image().size
+    (512, 512)
     """
 
     source: str
@@ -98,6 +105,12 @@ def read_frames(
     stream states, else from its first frame; a frame without a time follows the one before it by the stream's frame
     duration.
     Raises ImageError for a file that is no video, and for one of which no frame can be read.
+
+    Examples
+    --------
+    >>> from fergeneral.video import read_frames
+    >>> [frame.time for frame in read_frames("clip.mp4", fps=2)]
+    [0.0, 0.5]
     """
     name = _file_name(path)
     parts = 1 if fps is None or between is None else math.ceil(between / fps)

@@ -86,13 +86,13 @@ def snippets(file: Path) -> list[str]:
 PYTHON = [
     pytest.param(code, id=f"{file.name}, {number}")
     for file in DOCUMENTS
-    if file.name in ("README.md", "extending.md", "scikit-learn.md", "videos.md")
+    if file.name in ("README.md", "extending.md", "index.md", "scikit-learn.md", "videos.md")
     for number, code in enumerate(snippets(file))
 ]
 
 
 def test_the_documents_have_their_python() -> None:
-    assert len(PYTHON) == 7
+    assert len(PYTHON) == 8
 
 
 def write_video(path: Path) -> None:

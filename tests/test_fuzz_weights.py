@@ -73,6 +73,13 @@ def changed_config(draw: st.DrawFn) -> str:
     }
     for field in draw(st.lists(st.sampled_from(sorted(CONFIG)), max_size=3)):
         config[field] = draw(near[field] if field in near and draw(st.booleans()) else values)
+    if draw(st.booleans()) and isinstance(config["pretrained_cfg"], dict):  # what timm reads agrees with the rest
+        same = {name: config[name] for name in ("mean", "std", "license")}
+        config["pretrained_cfg"] = {
+            **config["pretrained_cfg"],
+            **same,
+            "input_size": [3, config["crop_size"], config["crop_size"]],
+        }
     for field in draw(st.lists(st.sampled_from(sorted(CONFIG)), max_size=1)):
         if draw(st.integers(0, 4)) == 0:
             config.pop(field)

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from tiny import SIZE, embeds, replace_weights, save_tiny, tiny_state, use_tiny_networks
 
 from fergeneral import ExpressionExtractor, ModelError
+from fergeneral.encoder import EncoderConfig
 from fergeneral.hub import CONFIG_FILE, WEIGHTS_FILE, load_folder, write_card
 from fergeneral.yunet import MODEL_FILE, YuNetDetector
 
@@ -168,7 +169,8 @@ def test_each_floating_point_type_is_read(folder: Path, dtype: torch.dtype) -> N
 
 DEEP = "[" * 600 + "]" * 600
 CONFIGURATIONS = [
-    ("format_version", "2"),
+    ("format_version", "3"),
+    ("format_version", "0"),
     ("format_version", "true"),
     ("format_version", "1.0"),
     ("format_version", '"1"'),
@@ -214,6 +216,18 @@ CONFIGURATIONS = [
     ("training_data", DEEP),
     ("weights_sha256", "null"),
     ("weights_sha256", '"../model.safetensors"'),
+    ("num_classes", "1000"),
+    ("num_classes", "null"),
+    ("num_features", "9"),
+    ("num_features", "8.0"),
+    ("num_features", "true"),
+    ("num_features", "1" + "0" * 400),
+    ("dtype", '"float16"'),
+    ("dtype", DEEP),
+    ("pretrained_cfg", "null"),
+    ("pretrained_cfg", "{}"),
+    ("pretrained_cfg", "[1]"),
+    ("pretrained_cfg", DEEP),
 ]
 
 
@@ -224,6 +238,68 @@ def test_each_value_that_is_not_one_is_refused(folder: Path, field: str, value: 
     (folder / CONFIG_FILE).write_text("{" + ", ".join(parts) + "}")
     message = refusal(folder)
     assert field in message or "SHA-256" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("mean", [0.5, 0.5, 0.5]),
+        ("mean", 0.5),
+        ("mean", None),
+        ("std", [0.229, 0.224, float("nan")]),
+        ("input_size", [3, 224, 224]),
+        ("input_size", [1, 32, 32]),
+        ("input_size", 32),
+        ("crop_pct", 0.875),
+        ("crop_mode", "center"),
+        ("interpolation", "bicubic"),
+        ("num_classes", 1000),
+        ("license", "CC0"),
+        ("fixed_input_size", "no"),
+        ("first_conv", 5),
+        ("classifier", ["fc", {}]),
+        ("file", "/etc/passwd"),
+        ("url", "https://example.org/model.bin"),
+        ("hf_hub_id", "owner/other"),
+        ("custom_load", True),
+    ],
+)
+def test_what_timm_would_read_cannot_contradict_the_rest_or_name_another_file(
+    folder: Path, field: str, value: object
+) -> None:
+    values = json.loads((folder / CONFIG_FILE).read_text())
+    values["pretrained_cfg"][field] = value
+    (folder / CONFIG_FILE).write_text(json.dumps(values))
+    message = refusal(folder)
+    assert "pretrained_cfg" in message
+    assert field in message
+
+
+def test_each_field_for_timm_has_to_be_there(folder: Path) -> None:
+    good = json.loads((folder / CONFIG_FILE).read_text())
+    for field in ("num_classes", "num_features", "dtype", "pretrained_cfg"):
+        left = {name: value for name, value in good.items() if name != field}
+        (folder / CONFIG_FILE).write_text(json.dumps(left))
+        assert f"lacks the fields ['{field}']" in refusal(folder)
+    for field in good["pretrained_cfg"]:
+        left = {name: value for name, value in good["pretrained_cfg"].items() if name != field}
+        (folder / CONFIG_FILE).write_text(json.dumps({**good, "pretrained_cfg": left}))
+        assert field in refusal(folder)
+
+
+def test_a_configuration_of_format_1_is_read_and_written_as_format_2(folder: Path) -> None:
+    """Folders and repositories of versions up to 0.5.0 lack the fields for timm."""
+    new = (folder / CONFIG_FILE).read_text()
+    old = json.loads(new)
+    for field in ("num_classes", "num_features", "dtype", "pretrained_cfg"):
+        del old[field]
+    (folder / CONFIG_FILE).write_text(json.dumps({**json.loads(new), "format_version": 1}))
+    assert "unknown ones: ['dtype', 'num_classes', 'num_features', 'pretrained_cfg']" in refusal(folder)
+    (folder / CONFIG_FILE).write_text(json.dumps({**old, "format_version": 1}))
+    encoder = load_folder(folder, "cpu")
+    assert embeds(encoder)
+    assert encoder.config == EncoderConfig.from_json(new)
+    assert encoder.config.to_json() == new
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fergeneral.cli import similar
+    from fergeneral.cli import completion, demo, similar
 
     parser = argparse.ArgumentParser(
         prog="fergeneral", description="Expressions of the faces in photos, and their embeddings.", epilog=EXIT_CODES
@@ -165,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     similar.add_parser(commands)
+    demo.add_parser(commands)
 
     export = commands.add_parser(
         "export", help="write the encoder as an ONNX file, or int8-quantized", description=_export.__doc__
@@ -201,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_model_options(info)
     info.set_defaults(run=_info)
+    completion.add_parser(commands)
     for command in commands.choices.values():
         command.epilog = EXIT_CODES
     return parser

@@ -102,10 +102,10 @@ def evaluate_conditions(
     Examples
     --------
     >>> from fergeneral import ExpressionClassifier
-    >>> from fergeneral.evaluate.conditions_report import evaluate_conditions
+    >>> from fergeneral.evaluate import evaluate_conditions
     >>> classifier = ExpressionClassifier.from_pretrained(device="cpu")
-    >>> record = evaluate_conditions(classifier, "data/london/people.csv", "data/rafdb", "conditions")
-    >>> record["photos"]["conditions"][0]["group"]
+    >>> record = evaluate_conditions(classifier, "people.csv", "rafdb", "conditions")  # doctest: +SKIP
+    >>> record["photos"]["conditions"][0]["group"]  # doctest: +SKIP
     'clean'
     """
     counts = {"photo_count": photo_count, "probe_count": probe_count, "crop_count": crop_count}

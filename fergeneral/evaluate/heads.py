@@ -97,9 +97,9 @@ def evaluate_head(
     >>> from fergeneral import ExpressionClassifier
     >>> from fergeneral.evaluate import evaluate_head
     >>> classifier = ExpressionClassifier.from_pretrained(device="cpu")
-    >>> figures = evaluate_head(classifier, ["data/rafdb"], photos=["data/london"])
-    >>> figures["london"]["with_face"]
-    1.0
+    >>> figures = evaluate_head(classifier, photos=["examples/london"])
+    >>> figures["london"]["n"], figures["london"]["with_face"], figures["london"]["left_out"]
+    (12, 1.0, {'smiling': 12})
     """
     if isinstance(classifier, Head):
         classifier = ExpressionClassifier.from_pretrained(classifier)

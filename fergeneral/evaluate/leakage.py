@@ -150,6 +150,8 @@ def identification(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from fergeneral.evaluate import identification
     >>> x = np.eye(3)[[0, 0, 1, 1, 2, 2]]  # an embedding that is nothing but the person
     >>> result = identification(x, ["neutral", "happiness"] * 3, ["a", "a", "b", "b", "c", "c"])
     >>> result.auc, result.rank1
@@ -219,6 +221,8 @@ def attribute(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from fergeneral.evaluate import attribute
     >>> generator = np.random.default_rng(0)
     >>> labels = ["old", "young"] * 50
     >>> x = generator.normal(size=(100, 4)) + np.array([[5], [0]] * 50)
@@ -264,6 +268,16 @@ def person_metric(x: np.ndarray, subjects: Sequence[str]) -> np.ndarray:
     ------
     DataError
         For shapes that do not fit, values that are not finite, and where nobody has two images.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> people = [f"person {i // 4}" for i in range(100)]
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import person_metric
+    >>> person_metric(x, people).shape
+    (8, 8)
     """
     features = embeddings(x, "the data")
     who = persons(subjects, len(features))

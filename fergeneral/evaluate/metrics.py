@@ -26,6 +26,13 @@ class Metrics:
     the classes that the test set has; `recall` of each of them; `confusion` (C, C) int: rows are true, columns
     predicted classes, in the order of `labels`; `n`: test images; `intervals`: the 95 % bootstrap interval (low, high)
     of "accuracy", "uar" and "macro_f1" over test images.
+
+    Examples
+    --------
+    >>> from fergeneral.evaluate import score
+    >>> metrics = score(["fear", "fear", "surprise"], ["fear", "surprise", "surprise"], ["fear", "surprise"])
+    >>> metrics.confusion.tolist(), metrics.recall
+    ([[1, 1], [0, 1]], {'fear': 0.5, 'surprise': 1.0})
     """
 
     accuracy: float
@@ -56,6 +63,15 @@ class Calibration:
     """How far a classifier's confidence is from its accuracy, before and after its logits are divided by `temperature`.
 
     `ece`: expected calibration error, 0..1, in 15 bins of equal width; `nll`: mean negative log-likelihood, in nats.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fergeneral.evaluate import calibrate
+    >>> logits, true = np.array([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0]]), np.array([0, 1, 1])
+    >>> calibration = calibrate(logits, true, logits, true)
+    >>> round(calibration.ece, 2), round(calibration.ece_scaled, 2)
+    (0.33, 0.0)
     """
 
     temperature: float
@@ -79,6 +95,14 @@ def score(
     With `groups` (N, the person on each image, say) the intervals are over whole groups instead of single images, since
     images of one group are alike.
     Raises DataError for no images, lengths that differ, or a label outside the vocabulary.
+
+    Examples
+    --------
+    >>> from fergeneral.evaluate import score
+    >>> true = ["fear", "fear", "fear", "surprise"]
+    >>> metrics = score(true, ["fear", "fear", "surprise", "surprise"], ["fear", "surprise"])
+    >>> metrics.accuracy, round(metrics.uar, 3)
+    (0.75, 0.833)
     """
     rows, predictions = _pair(true, predicted, labels)
     classes = len(labels)
@@ -113,6 +137,14 @@ def paired_bootstrap(
     Returns {"accuracy": {"difference", "interval": [low, high], "p"}, "uar": the same}. The interval holds 95 % of the
     differences over bootstrap draws of the images; p is two-sided: twice the share of draws in which the difference is
     zero or has the other sign, at least 2 / (draws + 1). Raises DataError as `score` does.
+
+    Examples
+    --------
+    >>> from fergeneral.evaluate import paired_bootstrap
+    >>> true = ["fear", "surprise"] * 20
+    >>> difference = paired_bootstrap(true, true, ["fear"] * 40, ["fear", "surprise"])
+    >>> difference["accuracy"]["difference"]
+    0.5
     """
     rows, a = _pair(true, predicted_a, labels)
     _, b = _pair(true, predicted_b, labels)
@@ -135,6 +167,14 @@ def calibrate(
 
     Logits are (N, C); `val_true` and `test_true` are the (N,) columns of the true classes.
     Raises DataError for shapes that do not fit, no rows, values that are not finite, or a column that is not there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fergeneral.evaluate import calibrate
+    >>> logits, true = np.array([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0]]), np.array([0, 1, 1])
+    >>> calibrate(logits, true, logits, true).temperature > 1  # too sure of itself
+    True
     """
     val, val_column = _logits(val_logits, val_true, "validation")
     test, test_column = _logits(test_logits, test_true, "test")

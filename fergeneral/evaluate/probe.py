@@ -30,6 +30,16 @@ class ProbeResult(Metrics):
 
     `c`: the chosen inverse strength; `validation_accuracy`: on the split of train it was chosen on; `n_train`: images;
     `predicted` (M,) str; `logits` (M, C), whose columns are `labels`; `true` (M,) int: the columns of the true classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import linear_probe
+    >>> result = linear_probe(x[:80], labels[:80], x[80:], labels[80:])
+    >>> result.n_train, result.n, result.logits.shape
+    (80, 20, (20, 2))
     """
 
     c: float
@@ -71,6 +81,16 @@ class Probe:
     `weights` (D, C), `bias` (C,): the logits of embeddings x are x @ weights + bias, their columns `labels`.
     `validation_logits` (V, C), `validation_true` (V,) int columns: of the split of train that C was chosen on, by the
     classifier fitted on the rest of train. What a temperature may be fitted on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import fit_probe
+    >>> probe = fit_probe(x, labels)
+    >>> probe.weights.shape, probe.bias.shape
+    ((8, 2), (2,))
     """
 
     weights: np.ndarray
@@ -114,6 +134,15 @@ def fit_probe(
     seven groups or more.
     C is scikit-learn's for three classes or more; for two, which it fits by one column, it is half of scikit-learn's.
     Raises DataError for shapes that do not fit, values that are not finite, or a class with one example.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import fit_probe
+    >>> fit_probe(x[:80], labels[:80]).read(x[80:], labels[80:]).accuracy > 0.9
+    True
     """
     x, y = labelled(train, train_labels, "train")
     labels = classes_of_train(y)
@@ -170,12 +199,32 @@ def group_folds(
 def linear_probe(
     train: np.ndarray, train_labels: Sequence[str], test: np.ndarray, test_labels: Sequence[str], *, seed: int = 0
 ) -> ProbeResult:
-    """`fit_probe` on train, then `Probe.read` on test; their errors are this function's."""
+    """`fit_probe` on train, then `Probe.read` on test; their errors are this function's.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import linear_probe
+    >>> linear_probe(x[:80], labels[:80], x[80:], labels[80:]).accuracy > 0.9
+    True
+    """
     return fit_probe(train, train_labels, seed=seed).read(test, test_labels)
 
 
 def embed_dataset(encoder: Encoder, dataset: Dataset, *, show_progress: bool | None = None) -> np.ndarray:
-    """(N, D) float32 embeddings of a data set's images, in the order of its samples, cut to the encoder's template."""
+    """(N, D) float32 embeddings of a data set's images, in the order of its samples, cut to the encoder's template.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> from fergeneral.datasets import open_dataset
+    >>> from fergeneral.evaluate import embed_dataset
+    >>> encoder = ExpressionExtractor.from_pretrained(device="cpu").encoder
+    >>> embed_dataset(encoder, open_dataset("examples/london", labels_as_given=True)).shape
+    (24, 512)
+    """
     return Crops(encoder, dataset).embed(dataset.name, show_progress=show_progress).embeddings
 
 
@@ -187,6 +236,13 @@ def probe_datasets(
     Near-duplicates listed with the data are left out of train. A folder without splits is taken whole; the images
     must be face crops: where a few that are looked at seem to be whole photos, a UserWarning says so.
     Raises DataError where train and test share images.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> from fergeneral.evaluate import probe_datasets
+    >>> encoder = ExpressionExtractor.from_pretrained(device="cpu").encoder
+    >>> probe_datasets(encoder, "data/rafdb", "data/rafdb").accuracy  # doctest: +SKIP
     """
     train_set, test_set = open_dataset(train).split("train"), open_dataset(test).split("test")
     if train_set.root.resolve() == test_set.root.resolve():

@@ -33,7 +33,18 @@ _ROWS = 1024  # test rows compared with train at once
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SGDProbeResult:
-    """`last`: after the last epoch. `best_on_test_accuracy`: of the epoch that is best on the test set, which leaks."""
+    """`last`: after the last epoch. `best_on_test_accuracy`: of the epoch that is best on the test set, which leaks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import sgd_probe
+    >>> result = sgd_probe(x[:80], labels[:80], x[80:], labels[80:], epochs=5, unit_length=True)
+    >>> result.last.accuracy <= result.best_on_test_accuracy
+    True
+    """
 
     last: Metrics
     best_on_test_accuracy: float
@@ -46,6 +57,16 @@ class FewShot:
     `accuracies`, `uars` (draws,): on the whole test set; `accuracy`, `uar`: their means; `accuracy_interval`,
     `uar_interval`: 95 % t intervals of the means over draws; `short`: classes with fewer train images than asked for,
     and how many they have, all of which were taken.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import few_shot
+    >>> result = few_shot(x[:80], labels[:80], x[80:], labels[80:], shots=[4], draws=3)[4]
+    >>> result.accuracies.shape, result.short
+    ((3,), {})
     """
 
     accuracies: np.ndarray
@@ -74,6 +95,17 @@ class CrossResult:
     """A probe fitted on one data set and read on another, with the classes that both have (`result.labels`).
 
     `left_out_train`, `left_out_test`: the other classes, and how many images of each were left out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import cross_dataset
+    >>> part = (x, labels, x, labels)
+    >>> results = cross_dataset({"a": part, "b": part})  # the same data twice, to be short
+    >>> results["a", "b"].result.labels
+    ('surprise', 'fear')
     """
 
     result: ProbeResult
@@ -83,7 +115,19 @@ class CrossResult:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SubjectFolds:
-    """`pooled`: over the predictions of all folds; `accuracies` (folds,): of each fold; `subjects`: people."""
+    """`pooled`: over the predictions of all folds; `accuracies` (folds,): of each fold; `subjects`: people.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> people = [f"person {i // 4}" for i in range(100)]
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import subject_folds
+    >>> result = subject_folds(x, labels, people, folds=5)
+    >>> result.subjects, result.accuracies.shape
+    (25, (5,))
+    """
 
     pooled: Metrics
     accuracies: np.ndarray
@@ -105,6 +149,15 @@ def sgd_probe(
     Learning rate 4, cut to a fifth after 60, 75 and 90 % of the epochs, momentum 0.9, batches of 128, no weight decay.
     One deviation: the embeddings are fixed, where the paper computes them anew from randomly cropped and flipped views.
     So high a rate suits embeddings of a length near 1; `unit_length` scales them to it, which the paper does not do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import sgd_probe
+    >>> sgd_probe(x[:80], labels[:80], x[80:], labels[80:], epochs=5, unit_length=True).last.accuracy > 0.9
+    True
     """
     x, y, x_test, y_test, labels = checked_parts(train, train_labels, test, test_labels)
     if epochs < 1:
@@ -150,6 +203,15 @@ def knn(
     """Weighted k nearest neighbours by cosine similarity, for each k (Wu et al., CVPR 2018: votes exp(cos / T)).
 
     A k above the number of train images takes all of them. An embedding of zeros has the similarity 0 to all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import knn
+    >>> knn(x[:80], labels[:80], x[80:], labels[80:], ks=[10])[10].accuracy > 0.9
+    True
     """
     x, y, x_test, y_test, labels = checked_parts(train, train_labels, test, test_labels)
     if not ks or min(ks) < 1 or not temperature > 0:
@@ -182,6 +244,16 @@ def few_shot(
     With so few images nothing is chosen: embeddings are scaled to unit length, then centred by the mean of the drawn
     ones and divided by their root mean square length; C is 1. A class with fewer images gives all it has, see
     `FewShot.short`. The draws for one number of shots are the first images of those for a larger one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import few_shot
+    >>> results = few_shot(x[:80], labels[:80], x[80:], labels[80:], shots=[1, 8], draws=5)
+    >>> results[8].accuracy > 0.8
+    True
     """
     x, y, x_test, y_test, labels = checked_parts(train, train_labels, test, test_labels)
     if draws < 2 or not shots or min(shots) < 1:
@@ -207,6 +279,16 @@ def cross_dataset(parts: Mapping[str, Part], *, seed: int = 0) -> dict[tuple[str
 
     Both are cut to the classes that a's train and b's test share; a pair with fewer than two such is left out.
     One probe serves all b that share the same classes with a.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import cross_dataset
+    >>> part = (x[:80], labels[:80], x[80:], labels[80:])
+    >>> sorted(cross_dataset({"a": part, "b": part}))
+    [('a', 'b'), ('b', 'a')]
     """
     probes: dict[tuple[str, frozenset[str]], Probe] = {}
     results = {}
@@ -231,6 +313,16 @@ def subject_folds(
     Nor in both parts of the split that C is chosen on. The pooled intervals are over images, those of one person taken
     for independent, which makes them narrower than they should be. Images of a class that only the people of one fold
     show cannot be recognised, and count as wrong. Raises DataError for fewer people than folds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> people = [f"person {i // 4}" for i in range(100)]
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import subject_folds
+    >>> subject_folds(x, labels, people, folds=5).pooled.accuracy > 0.9
+    True
     """
     features, y = labelled(x, labels, "the data")
     who = np.asarray(subjects, dtype=str)

@@ -56,6 +56,13 @@ def evaluate(
     `cache.EmbeddingCache`.
     Returns what report.json holds. Raises DataError that names the set, split, class or file at fault; faults of the
     lists are found before anything is computed.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> from fergeneral.evaluate import evaluate
+    >>> extractor = ExpressionExtractor.from_pretrained(device="cpu")
+    >>> report = evaluate(extractor, ["data/rafdb", "data/ckplus"], "report")  # doctest: +SKIP
     """
     # Not above, so that the rest does without matplotlib; first, so that its lack is told before hours of work.
     from fergeneral.evaluate.figures import draw_all

@@ -28,7 +28,18 @@ _GREY = (128, 128, 128)
 
 
 class Condition(NamedTuple):
-    """`crop(image, index)`: upright RGB image and its place in the data set -> (S, S, 3) uint8, or None for no face."""
+    """`crop(image, index)`: upright RGB image and its place in the data set -> (S, S, 3) uint8, or None for no face.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> from fergeneral.datasets import open_dataset
+    >>> from fergeneral.evaluate import conditions
+    >>> config = ExpressionExtractor.from_pretrained(device="cpu").config
+    >>> clean = conditions(open_dataset("examples/london", labels_as_given=True), config)[0]
+    >>> clean.group
+    'clean'
+    """
 
     group: str
     severity: str
@@ -44,6 +55,16 @@ def conditions(
     all at once by chance, where what lies beyond the image repeats its edge; and, for each of `detectors`, by name,
     the crop at the landmarks that it finds in the image with 20 % of black around it, which is what happens to a photo.
     There the largest face is taken, and no face gives None.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor, load_image
+    >>> from fergeneral.datasets import open_dataset
+    >>> from fergeneral.evaluate import conditions
+    >>> config = ExpressionExtractor.from_pretrained(device="cpu").config
+    >>> clean = conditions(open_dataset("examples/london", labels_as_given=True), config)[0]
+    >>> clean.crop(load_image("examples/london/neutral/002.jpg"), 0).shape
+    (96, 96, 3)
     """
     size, template = config.crop_size, config.template
     corrupted = [

@@ -24,6 +24,16 @@ def identity(x: np.ndarray, labels: Sequence[str], subjects: Sequence[str], *, s
     and the mean similarity, -1..1, of the three kinds of pairs, "same_person_other_expression",
     "other_person_same_expression" and "other_person_other_expression".
     Raises DataError where the data have no pair of one of the kinds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> people = [f"person {i // 4}" for i in range(100)]
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import identity
+    >>> sorted(identity(x, labels, people))[:2]
+    ['expression_auc', 'identity_auc']
     """
     similarity, person, expression, *_ = compared(x, labels, subjects, seed=seed)
     kinds = {
@@ -84,6 +94,15 @@ def separation(x: np.ndarray, labels: Sequence[str], *, seed: int = 0) -> dict[s
     Returns "silhouette" (Rousseeuw 1987) by cosine distance, -1..1, over at most 3,000 images drawn by `seed`, and
     "fisher_ratio", the trace of the scatter between classes over that within them, >= 0. Raises DataError for fewer
     than two classes, no class with two images, or embeddings that do not vary within classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import separation
+    >>> separation(x, labels)["silhouette"] > 0
+    True
     """
     features, y = labelled(x, labels, "the data")
     rows = _some(len(y), seed)
@@ -105,6 +124,14 @@ def effective_dimension(x: np.ndarray) -> dict[str, float]:
 
     With l the eigenvalues of their covariance: "participation_ratio", (sum l)^2 / sum l^2, 1..D, and "components_95",
     the number of principal components that hold 95 % of the variance. Raises DataError where they do not vary.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fergeneral.evaluate import effective_dimension
+    >>> x = np.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])  # all on one line
+    >>> effective_dimension(x)["components_95"]
+    1
     """
     values = embeddings(x, "the data").astype(np.float64)
     eigenvalues = np.linalg.svd(values - values.mean(axis=0), compute_uv=False) ** 2

@@ -59,6 +59,16 @@ class Unseen:
         Mean recall of the other classes, the new one being there as well.
     before : ndarray, shape (draws,)
         The same without the new class.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import learn_unseen
+    >>> result = learn_unseen(x[:80], labels[:80], x[80:], labels[80:], "fear", shots=[5], draws=3)[5]
+    >>> result.given, result.recalls.shape
+    (5, (3,))
     """
 
     shots: int
@@ -128,6 +138,16 @@ def learn_unseen(
     ------
     DataError
         As `few_shot`; for a class that train or test does not have.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import learn_unseen
+    >>> results = learn_unseen(x[:80], labels[:80], x[80:], labels[80:], "fear", shots=[5], draws=3)
+    >>> bool(results[5].recalls.mean() > 0.8)
+    True
     """
     _check(shots, draws)
     x, y, x_test, y_test, _ = checked_parts(train, train_labels, test, test_labels)
@@ -173,6 +193,16 @@ def learn_unseen_people(
     ------
     DataError
         For shapes that do not fit, or a class that fewer than two people show.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> people = [f"person {i // 4}" for i in range(100)]
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import learn_unseen_people
+    >>> bool(learn_unseen_people(x, labels, people, "fear", shots=[5], draws=3)[5].recalls.mean() > 0.8)
+    True
     """
     _check(shots, draws)
     features, y = labelled(x, labels, "the data")
@@ -230,6 +260,16 @@ def few_people(
     ------
     DataError
         For shapes that do not fit, or no more people with every class than the largest of `shots`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = ["fear", "surprise"] * 50
+    >>> people = [f"person {i // 4}" for i in range(100)]
+    >>> x = np.random.default_rng(0).normal(size=(100, 8)) + 2 * (np.arange(100) % 2)[:, None]
+    >>> from fergeneral.evaluate import few_people
+    >>> few_people(x, labels, people, shots=[5], draws=3)[5].accuracy > 0.8
+    True
     """
     _check(shots, draws)
     features, y = labelled(x, labels, "the data")
@@ -280,6 +320,14 @@ def pretraining_saw(training_data: Sequence[str] | None, label: str) -> str:
     -------
     str
         "seen", "unseen", or "not stated" where a data set is not known, or nothing is stated.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> from fergeneral.evaluate import pretraining_saw
+    >>> config = ExpressionExtractor.from_pretrained(device="cpu").config
+    >>> pretraining_saw(config.training_data, "contempt")
+    'seen'
     """
     names = [entry.partition(" (")[0] for entry in training_data or ()]
     if any(label in _LABELS_OF.get(name, ()) for name in names):

@@ -83,6 +83,13 @@ class FitReport:
         Images that could not be read, and why.
     copies : tuple of str
         Faces that were left out since the same picture is there already.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionClassifier
+    >>> report = ExpressionClassifier.fit("examples/london", device="cpu").report
+    >>> report.faces, report.tested
+    ({'neutral': 12, 'smiling': 12}, 24)
     """
 
     method: str
@@ -223,6 +230,18 @@ def fit_head(
     UserWarning
         For classes that cannot be held out, having one example or one person; for two classes that held-out examples
         do not tell apart; and for pictures that are there twice.
+
+    Examples
+    --------
+    >>> from fergeneral import ExpressionExtractor
+    >>> from fergeneral.heads import fit_head
+    >>> extractor = ExpressionExtractor.from_pretrained(device="cpu")
+    >>> names = ("002", "005", "006", "021")
+    >>> photos = [f"examples/london/{label}/{name}.jpg" for label in ("neutral", "smiling") for name in names]
+    >>> rows = [faces[0].embedding for faces in extractor.extract_many(photos)]
+    >>> head, report = fit_head(rows, ["neutral"] * 4 + ["smiling"] * 4, extractor.encoder)
+    >>> head.classes, report.method
+    (('neutral', 'smiling'), 'mean')
     """
     head, report, messages = fit_with_messages(
         embeddings, labels, encoder, method=method, groups=groups, files=files, name=name, license=license, seed=seed

@@ -71,6 +71,15 @@ class HeadConfig:
         SHA-256 of the bytes of head.safetensors, hexadecimal.
     format_version : int
         Of these two files.
+
+    Examples
+    --------
+    >>> from fergeneral import Head
+    >>> config = Head.from_pretrained("expressions-7").config
+    >>> config.encoder_id, config.embedding_size
+    ('general-r18-cycle', 512)
+    >>> round(config.quality["rafdb"]["accuracy"], 2)
+    0.83
     """
 
     name: str
@@ -184,6 +193,13 @@ class Head:
     ------
     ModelError
         For arrays of other shapes, or with values that are not finite.
+
+    Examples
+    --------
+    >>> from fergeneral import Head, extract
+    >>> head = Head.from_pretrained("expressions-7")
+    >>> head.predict([extract("examples/photos/astronaut.png")[0].embedding])
+    array(['happiness'], dtype=object)
     """
 
     def __init__(self, config: HeadConfig, mean: Any, scale: Any, weight: Any, bias: Any) -> None:
@@ -276,6 +292,14 @@ class Head:
         ------
         ValueError
             For another shape.
+
+        Examples
+        --------
+        >>> from fergeneral import Head, extract
+        >>> head = Head.from_pretrained()
+        >>> faces = extract("examples/photos/three_faces.jpg")
+        >>> head.predict_proba([face.embedding for face in faces]).shape
+        (3, 8)
         """
         logits = self.logits(embeddings).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
@@ -458,6 +482,16 @@ class Head:
         ------
         DataError
             For an estimator of another kind or that is not fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> from fergeneral import ExpressionExtractor, Head
+        >>> encoder = ExpressionExtractor.from_pretrained(device="cpu").encoder
+        >>> rows = np.random.default_rng(0).normal(size=(40, 512))  # embeddings of your own
+        >>> Head.from_sklearn(LogisticRegression().fit(rows, ["bored", "curious"] * 20), encoder).classes
+        ('bored', 'curious')
         """
         scaler, linear = _steps(estimator)
         weight, bias = np.asarray(linear.coef_, dtype=np.float64), np.asarray(linear.intercept_, dtype=np.float64)
@@ -504,6 +538,12 @@ class Head:
         ------
         MissingExtraError
             Without scikit-learn.
+
+        Examples
+        --------
+        >>> from fergeneral import Head
+        >>> [step for step, _ in Head.from_pretrained().to_sklearn().steps]
+        ['standardscaler', 'logisticregression']
         """
         try:
             from sklearn.linear_model import LogisticRegression
@@ -536,6 +576,12 @@ def list_heads(model_id: str | None = None) -> list[str]:
     -------
     list of str
         The default head first; [] where the encoder has none.
+
+    Examples
+    --------
+    >>> from fergeneral import list_heads
+    >>> list_heads()
+    ['expressions-8', 'expressions-7']
     """
     wanted = model_id or next(iter(hub.list_models()), None)
     names = sorted(config.name for config, _ in _packaged() if config.encoder_id == wanted)

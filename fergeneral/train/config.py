@@ -20,7 +20,15 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One way to pretrain an encoder. Lengths are in epochs over all its data, sizes in pixels."""
+    """One way to pretrain an encoder. Lengths are in epochs over all its data, sizes in pixels.
+
+    Examples
+    --------
+    >>> from fergeneral.train.config import Recipe
+    >>> recipe = Recipe("mine", datasets=("my-data",), crop_size=96, epochs=12)
+    >>> recipe.objective, recipe.architecture
+    ('crs-cont', 'resnet18')
+    """
 
     name: str
     datasets: tuple[str, ...] = ("rafdb", "affectnet")  # folders below --data; their train splits
@@ -231,7 +239,14 @@ RECIPES = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of this name. Raises DataError for one that is not there."""
+    """The recipe of this name. Raises DataError for one that is not there.
+
+    Examples
+    --------
+    >>> from fergeneral.train.config import find_recipe
+    >>> find_recipe("general-r18-cycle").datasets
+    ('rafdb', 'affectnet', 'affectnet8', 'ferplus', 'contempt')
+    """
     try:
         return RECIPES[name]
     except KeyError:

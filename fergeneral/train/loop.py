@@ -113,6 +113,12 @@ def train(
     time; weights, their average and the optimiser's state come from the checkpoint. Not the same bit for bit: sums,
     whose order depends on the number of processes. Not the same: batch statistics, which on a CPU are of a process's
     own part of the batch, and without the recipe's gather_features the loss, which then sees that part alone.
+
+    Examples
+    --------
+    >>> from fergeneral.train.config import find_recipe
+    >>> from fergeneral.train.loop import train
+    >>> train(find_recipe("crs-cont-cpu"), "data", "runs/mine", minutes=85)  # doctest: +SKIP
     """
     out = Path(out)
     checkpoint = out / CHECKPOINT_FILE
