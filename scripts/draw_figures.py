@@ -1,8 +1,8 @@
-"""Draw the pictures of the tutorials and explanations, and the group photo of the examples.
+"""Draw the figures of the explanations, into docs/images.
 
 python scripts/draw_figures.py [NAME ...]
 
-NAME is one of group, pipeline, method, london; by default all are drawn. `london` embeds the 204 photos of the Face
+NAME is one of pipeline, method, london; by default all are drawn. `london` embeds the 204 photos of the Face
 Research Lab London Set, in the folder that FERGENERAL_DATA names. The others need nothing but this repository.
 """
 
@@ -32,41 +32,8 @@ ROOT = Path(__file__).parent.parent
 LONDON = ROOT / "examples" / "london"
 IMAGES = ROOT / "docs" / "images"
 
-# Of examples/london, two rows: people of 21 to 54 years, of four stated ethnicities, every other one smiling.
-GROUP = (
-    ("smiling/136", "neutral/042", "smiling/030", "neutral/021"),
-    ("neutral/024", "smiling/025", "neutral/140", "smiling/038"),
-)
-PHOTO, PERSON, BLEND, GAP = 400, 300, 40, 8  # pixels: a photo's side, each person's width, blended columns, between rows
-
 GREY, ORANGE, BLUE, GREEN, RED = "#8A8A8A", "#E69F00", "#56B4E9", "#009E73", "#D55E00"
 COARSE = {"neutral": GREY, "positive": ORANGE, "surprise": BLUE, "negative": RED}
-
-
-def group() -> None:
-    """People of examples/london side by side: examples/london/group.jpg."""
-    rows = [_row([Image.open(LONDON / f"{name}.jpg") for name in names]) for names in GROUP]
-    height, width, _ = rows[0].shape
-    canvas = np.full((len(rows) * height + GAP, width, 3), 255.0)
-    for number, row in enumerate(rows):
-        top = number * (height + GAP)
-        canvas[top : top + height] = row
-    Image.fromarray(canvas.round().astype(np.uint8)).save(LONDON / "group.jpg", quality=88)
-
-
-def _row(photos: list[Image.Image]) -> np.ndarray:
-    """The middle of each photo, the background of neighbours blended into each other."""
-    step, margin = PERSON - BLEND, (PHOTO - PERSON) // 2
-    total = np.zeros((PHOTO, step * len(photos) + BLEND, 3))
-    weights = np.zeros((1, total.shape[1], 1))
-    ramp = np.minimum(np.arange(1, PERSON + 1), np.arange(PERSON, 0, -1)) / BLEND
-    weight = np.clip(ramp, 0, 1)[None, :, None]
-    for number, photo in enumerate(photos):
-        part = np.asarray(photo.convert("RGB"), dtype=float)[:, margin : margin + PERSON]
-        columns = slice(number * step, number * step + PERSON)
-        total[:, columns] += weight * part
-        weights[:, columns] += weight
-    return total / weights
 
 
 def pipeline() -> None:
@@ -118,7 +85,9 @@ def _circle(axis: Axes) -> None:
     for fine, angle in zip(("sadness", "anger", "disgust", "fear", "contempt"), range(160, 285, 29), strict=False):
         _points(axis, generator.normal(angle, 6, 12), COARSE["negative"], generator)
         _name(axis, angle, fine, COARSE["negative"], small=True)
-    axis.text(0, -0.25, "negative:\none coarse class,\nfive expressions", color=COARSE["negative"], fontsize=11, ha="center")
+    axis.text(
+        0, -0.25, "negative:\none coarse class,\nfive expressions", color=COARSE["negative"], fontsize=11, ha="center"
+    )
     axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="#CCCCCC"))
     axis.set(xlim=(-1.8, 1.8), ylim=(-1.35, 1.35), aspect="equal")
     axis.axis("off")
@@ -212,11 +181,11 @@ def london() -> None:
 def _save(figure: Figure, name: str) -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     plt.rcParams["svg.hashsalt"] = "fergeneral"  # the same file each time
-    figure.savefig(IMAGES / name, dpi=130, metadata={"Date": None} if name.endswith(".svg") else None)
+    figure.savefig(IMAGES / name, dpi=110, metadata={"Date": None} if name.endswith(".svg") else None)
     plt.close(figure)
 
 
-FIGURES: dict[str, Callable[[], None]] = {"group": group, "pipeline": pipeline, "method": method, "london": london}
+FIGURES: dict[str, Callable[[], None]] = {"pipeline": pipeline, "method": method, "london": london}
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or list(FIGURES)

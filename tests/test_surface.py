@@ -93,12 +93,12 @@ def test_modules_are_attributes_and_loaded_when_used() -> None:
     assert done.returncode == 0, done.stderr
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda path: path.name)
 def test_modules_that_the_documentation_names_are_attributes(file: Path) -> None:
-    for module, name in re.findall(r"\bfergeneral\.([a-z]\w*)(?:\.(\w+))?", file.read_text()):
+    for module, name in re.findall(r"(?<!/)\bfergeneral\.([a-z]\w*)(?:\.(\w+))?", file.read_text()):
         assert module in dir(fergeneral)
         value = getattr(fergeneral, module)
         assert not name or hasattr(value, name), f"{module}.{name}"
