@@ -3,7 +3,7 @@
     import torch
     network = torch.hub.load("PATH_OF_THIS_FOLDER", "general_r18_cycle", source="local")
 
-The entry points are the functions below. The weights come with this folder and are for research only, non-commercial:
+The entry points are the functions below; they need timm 1.0.16 or later. The weights come with this folder and are for research only, non-commercial:
 see weights/README.md.
 """
 
