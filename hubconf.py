@@ -3,8 +3,8 @@
     import torch
     network = torch.hub.load("PATH_OF_THIS_FOLDER", "general_r18_cycle", source="local")
 
-The entry points are the functions below. The weights come with this folder and are for research only, non-commercial:
-see weights/README.md.
+The entry points are the functions below; those of encoders need timm 1.0.16 or later. The weights come with this folder
+and are for research only, non-commercial: see weights/README.md.
 """
 
 from __future__ import annotations

@@ -101,7 +101,8 @@ class EncoderConfig:
         known = timm.models.get_pretrained_cfg(self.architecture)
         of_architecture = {name: getattr(known, name, None) for name in _OF_ARCHITECTURE}
         of_architecture["fixed_input_size"] = bool(of_architecture["fixed_input_size"])
-        values = {**dataclasses.asdict(self), **_timm_fields(self, features, of_architecture)}
+        values = {**dataclasses.asdict(self), "format_version": FORMAT_VERSION}
+        values.update(_timm_fields(self, features, of_architecture))
         return json.dumps(values, indent=2) + "\n"
 
     @classmethod
