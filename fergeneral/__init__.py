@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fergeneral import datasets as datasets
+    from fergeneral import demo as demo
     from fergeneral import distributed as distributed
     from fergeneral import drawing as drawing
     from fergeneral import encoder as encoder
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
         VideoFrame,
     )
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 __all__ = [
     "ClassifiedFace",
@@ -99,8 +100,8 @@ _HOME = {
 }
 # That the documentation names; as attributes, so that `import fergeneral` is enough to use them.
 _MODULES = (
-    *("datasets", "distributed", "drawing", "encoder", "errors", "evaluate", "export", "heads", "images", "int8"),
-    *("jobs", "similar", "sources", "storage", "terms", "train", "transformer", "types", "video"),
+    *("datasets", "demo", "distributed", "drawing", "encoder", "errors", "evaluate", "export", "heads", "images"),
+    *("int8", "jobs", "similar", "sources", "storage", "terms", "train", "transformer", "types", "video"),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,7 +54,11 @@ class Neighbour(NamedTuple):
 
 
 def find_similar(
-    query: Any, table: str | Path, k: int = 10, *, extractor: ExpressionExtractor | None = None
+    query: Any,
+    table: str | Path | Mapping[str, np.ndarray],
+    k: int = 10,
+    *,
+    extractor: ExpressionExtractor | None = None,
 ) -> list[Neighbour]:
     """The faces of a table whose embeddings have the highest cosine similarity to that of a face.
 
@@ -66,8 +70,9 @@ def find_similar(
     query : Face, array_like of shape (D,), or image
         A face; an embedding; or anything `load_image` takes, in which the largest face is looked for. A face that is
         itself in the table is found, with similarity 1.
-    table : path
-        Folder of a job, or a .parquet, .csv or .npz file, as `extract -o` writes it.
+    table : path, or dict of arrays
+        Folder of a job, or a .parquet, .csv or .npz file, as `extract -o` writes it. Or a table in memory, as
+        `fergeneral.storage.read_table` returns it.
     k : int, default 10
         How many faces are wanted, 1 or more.
     extractor : ExpressionExtractor, optional
@@ -107,21 +112,22 @@ def find_similar(
     query_vector = np.asarray(embedding, dtype=np.float64)
     query_vector = query_vector / _lengths(query_vector[None], "the query")
     best: list[Neighbour] = []
-    for rows in iter_table(table):
+    name = "the table" if isinstance(table, Mapping) else str(table)
+    for rows in [table] if isinstance(table, Mapping) else iter_table(table):
         for other in dict.fromkeys(rows["model_id"].tolist()):
             model_id = other if model_id is None else model_id
             if other != model_id:
                 raise DataError(
-                    f"{table} has embeddings of the weights {other!r}, wanted {model_id!r}: embeddings of different "
+                    f"{name} has embeddings of the weights {other!r}, wanted {model_id!r}: embeddings of different "
                     f"weights cannot be compared; embed the query, or the photos, with the same weights"
                 )
         if len(rows["path"]) and rows["embedding"].shape[1] != len(query_vector):
             raise DataError(
-                f"the query's embedding has {len(query_vector)} numbers, those of {table} have "
+                f"the query's embedding has {len(query_vector)} numbers, those of {name} have "
                 f"{rows['embedding'].shape[1]}: both must come from the same weights"
             )
         vectors = rows["embedding"].astype(np.float64)
-        similarities = vectors @ query_vector / _lengths(vectors, str(table), rows["path"])
+        similarities = vectors @ query_vector / _lengths(vectors, name, rows["path"])
         first = np.argsort(-similarities, kind="stable")[:k]
         found = [_neighbour(rows, row, similarities[row]) for row in first]
         best = sorted(best + found, key=lambda neighbour: -neighbour.similarity)[:k]
@@ -188,7 +194,7 @@ def _lengths(vectors: np.ndarray, name: str, paths: np.ndarray | None = None) ->
     return lengths
 
 
-def _neighbour(rows: dict[str, np.ndarray], row: int, similarity: float) -> Neighbour:
+def _neighbour(rows: Mapping[str, np.ndarray], row: int, similarity: float) -> Neighbour:
     box, landmarks, embedding = (rows[name][row].copy() for name in ("box", "landmarks", "embedding"))
     detection = (box, landmarks, float(rows["score"][row]), embedding, str(rows["model_id"][row]))
     if "track" in rows:
@@ -240,7 +246,9 @@ def contact_sheet(
     from PIL import Image, ImageDraw, ImageFont
 
     tile = positive_integer(tile, "tile")
-    tiles = [(_cut(neighbour.path, neighbour.face, tile), f"{neighbour.similarity:.3f}") for neighbour in neighbours]
+    tiles = [
+        (face_tile(neighbour.path, neighbour.face, tile), f"{neighbour.similarity:.3f}") for neighbour in neighbours
+    ]
     if query is not None:
         tiles.insert(0, (_cut_face(*query, tile), "query"))
     columns = max(1, min(len(tiles), max(_COLUMNS, math.isqrt(len(tiles)))))
@@ -263,8 +271,24 @@ def contact_sheet(
     return sheet
 
 
-def _cut(path: str, face: Face, tile: int) -> Image.Image | str:
-    """The face, or in a few words why there is none."""
+def face_tile(path: str, face: Face, tile: int = 160) -> Image.Image | str:
+    """A face of a table, cut out of its photo and turned upright, with the whole head.
+
+    Parameters
+    ----------
+    path : str
+        The photo, as the table has it. A relative path is looked for from the present folder.
+    face : Face
+        In that photo.
+    tile : int, default 160
+        Side of the picture, in pixels.
+
+    Returns
+    -------
+    PIL.Image.Image or str
+        In a few words why there is no picture: the photo is no longer there, cannot be read, or is a video or inside an
+        archive.
+    """
     if isinstance(face, TrackedFace):
         return f"in a video,\nat {face.time:.2f} s"
     if not Path(path).exists():

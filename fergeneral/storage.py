@@ -288,7 +288,7 @@ class FaceTable:
         return [] if self._classes is None else [*HEAD_COLUMNS, *(_PROBABILITY + name for name in self._classes)]
 
     def _columns(self, rows: list[FaceRow]) -> dict[str, np.ndarray]:
-        columns = _columns(rows, self._embedding_size, self._video)
+        columns = face_columns(rows, self._embedding_size, self._video)
         if self._classes is not None:
             faces = [face for _, _, face in rows if isinstance(face, ClassifiedFace)]
             columns["expression"] = np.array([face.expression for face in faces], dtype=str)
@@ -389,7 +389,23 @@ def iter_table(path: str | Path) -> Iterator[dict[str, np.ndarray]]:
             raise DataError(f"{file} is not a readable table of faces: {error}") from error
 
 
-def _columns(rows: list[FaceRow], embedding_size: int, video: bool) -> dict[str, np.ndarray]:
+def face_columns(rows: Sequence[FaceRow], embedding_size: int, video: bool = False) -> dict[str, np.ndarray]:
+    """Faces as the arrays that `read_table` returns, without those of a head.
+
+    Parameters
+    ----------
+    rows : sequence of (path, number, Face)
+        Path of the photo, place of the face in it, face.
+    embedding_size : int
+        D, also for no rows.
+    video : bool, default False
+        With time and track, of faces that are TrackedFace.
+
+    Returns
+    -------
+    dict
+        Of N rows.
+    """
     n = len(rows)
     faces = [face for _, _, face in rows]
     columns = {

@@ -4,8 +4,8 @@ python scripts/run_notebooks.py            # all of them
 python scripts/run_notebooks.py quick_start
 
 Each NAME.py (jupytext's percent format) is run from top to bottom in a fresh kernel, in its own folder and without
-network. NAME.ipynb then gets the same cells with what they printed and drew. Figures are stored as JPEG or as PNG with few
-colours, whichever is smaller. Times and versions are left out, so that a file changes only where its content does.
+network. NAME.ipynb then gets the same cells with what they printed and drew. Photos are stored as JPEG, charts as PNG
+with few colours. Times and versions are left out, so that a file changes only where its content does.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ NOTEBOOKS = Path(__file__).parent.parent / "examples" / "notebooks"
 TIMEOUT = 900  # seconds for one cell, on a busy machine
 QUALITY = 80  # of JPEG
 COLOURS = 64  # of PNG
+MOST_COLOURS = 4096  # of a chart; a photo has more
 # Run before the first cell: a connection to anything but this machine is an error.
 OFFLINE = """\
 import sys
@@ -71,11 +72,13 @@ def _compact(data: dict[str, str]) -> None:
     """Replace the pictures of an output by one, and what it is by a word."""
     data.pop("image/jpeg", None)
     image = Image.open(io.BytesIO(base64.b64decode(data.pop("image/png")))).convert("RGB")
-    jpeg, png = io.BytesIO(), io.BytesIO()
-    image.save(jpeg, "JPEG", quality=QUALITY, optimize=True)
-    image.quantize(COLOURS).save(png, "PNG", optimize=True)
-    kind, smaller = min(("image/jpeg", jpeg), ("image/png", png), key=lambda pair: len(pair[1].getvalue()))
-    data[kind] = base64.b64encode(smaller.getvalue()).decode()
+    kind, stored = "image/jpeg", io.BytesIO()
+    if image.getcolors(MOST_COLOURS):
+        kind = "image/png"
+        image.quantize(COLOURS).save(stored, "PNG", optimize=True)
+    else:
+        image.save(stored, "JPEG", quality=QUALITY, optimize=True)
+    data[kind] = base64.b64encode(stored.getvalue()).decode()
     data["text/plain"] = "<picture>"
 
 

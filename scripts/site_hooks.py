@@ -2,6 +2,7 @@
 
 - Files elsewhere in the repository that a page links to, such as cards of models and the changelog, become part of the
   site, under repository/. The pages of docs/ keep the links that work in the repository.
+- notebooks/: a page of each notebook of examples/notebooks, with its stored outputs.
 - reference/command-line.md: the help of every command.
 """
 
@@ -21,12 +22,15 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+NOTEBOOKS = ROOT / "examples" / "notebooks"
 LINK = re.compile(r"""(\]\(|src=["'])([^)"'#\s]+)""")
 START = ("CHANGELOG.md", "SECURITY.md", "benchmarks/README.md", "weights/README.md")  # that the navigation names
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files that pages link to, and those that these link to."""
+    for file in notebook_files(config):
+        files.append(file)
     pending = [Path(file.abs_src_path or "") for file in files.documentation_pages()]
     pending += [ROOT / name for name in START]
     for name in START:
@@ -74,12 +78,27 @@ def _uri(target: Path) -> str:
     """Where a file of the repository is in the site's sources."""
     if target.is_relative_to(DOCS):
         return target.relative_to(DOCS).as_posix()
+    if target.parent == NOTEBOOKS and target.suffix == ".ipynb":
+        return f"notebooks/{target.stem}.md"
     name = target.relative_to(ROOT).as_posix().lstrip(".").replace("/README.md", ".md")  # else it is a folder's index
     return f"repository/{name}" if target.suffix else f"repository/{name}.txt"
 
 
 def _added(target: Path, config: MkDocsConfig) -> File:
     return File.generated(config, _uri(target), abs_src_path=str(target), inclusion=InclusionLevel.NOT_IN_NAV)
+
+
+def notebook_files(config: MkDocsConfig) -> Iterator[File]:
+    """A page of each notebook, with its stored outputs, and its pictures."""
+    from nbconvert import MarkdownExporter
+
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        text, resources = MarkdownExporter().from_filename(str(path), {"unique_key": path.stem})
+        text = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", text).replace("](../../docs/", "](../")
+        text = text.replace(' border="1" class="dataframe"', "")  # tables then look as the theme's
+        yield File.generated(config, f"notebooks/{path.stem}.md", content=text)
+        for name, data in resources["outputs"].items():
+            yield File.generated(config, f"notebooks/{name}", content=data)
 
 
 def command_line() -> str:

@@ -16,15 +16,15 @@
 #
 # You have a folder of photos and no labels. What is in it? You learn here:
 #
-# - to turn a folder into a table of faces with embeddings,
-# - to find near duplicates, and why that comes first,
-# - to draw a map of the faces and to group them,
-# - to find the odd ones out, and the faces that are most like a given one.
+# - how to turn a folder into a table of faces with embeddings,
+# - how to find near duplicates, and why that comes first,
+# - how to draw a map of the faces and to group them,
+# - how to find the odd ones out, and the faces that are most like a given one.
 #
 # **Install.** The package is not on PyPI. In a clone of the repository, with Python 3.11 or newer:
 #
 # ```sh
-# pip install '.[eval,parquet]' jupyterlab
+# pip install '.[eval,parquet]' jupyterlab ipywidgets
 # jupyter lab examples/notebooks/explore_folder.ipynb
 # ```
 #
@@ -43,7 +43,7 @@ import pandas as pd
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image, ImageDraw
 
-# The folder `examples` of the repository, whether Jupyter was started in it or in the folder of this notebook.
+# The folder `examples`, seen from the repository or from the folder of this notebook.
 examples = Path("examples") if Path("examples/london").is_dir() else Path("..")
 
 # %% [markdown]
@@ -63,7 +63,8 @@ for path in examples.glob("london/*/*.jpg"):
 for path in (examples / "photos").iterdir():
     shutil.copy(path, folder)
 Image.open(folder / "smiling-061.jpg").resize((240, 240)).save(folder / "smaller.jpg", quality=60)
-Image.open(folder / "neutral-025.jpg").crop((20, 20, 380, 390)).save(folder / "cropped.jpg", quality=70)
+cropped = Image.open(folder / "neutral-025.jpg").crop((20, 20, 380, 390))
+cropped.save(folder / "cropped.jpg", quality=70)
 masked = Image.open(folder / "astronaut.png").convert("RGB")
 mask = [(180, 128), (226, 123), (268, 128), (258, 163), (226, 181), (190, 163)]
 ImageDraw.Draw(masked).polygon(mask, fill=(150, 190, 215))
@@ -96,7 +97,8 @@ table[["photo", "face", "score", "embedding"]].head()
 
 # %%
 files = pd.read_parquet(out / "files")
-print("no face was found in:", *[Path(path).name for path in files["path"][files["status"] == "none"]])
+without = files["path"][files["status"] == "none"]
+print("no face was found in:", *[Path(path).name for path in without])
 
 # %% [markdown]
 # For all that follows we need the embeddings as one array, scaled to length 1. Then a product of two rows is their
@@ -145,10 +147,10 @@ print(f"{len(table)} faces, {len(faces)} without the copies")
 # %% [markdown]
 # ## 4. A map
 #
-# 512 numbers cannot be drawn. PCA finds the two directions in which the faces differ most. Faces that lie close
-# together on the map have similar expressions. The reverse is not certain: two dimensions keep only a part of the
-# differences, and the share is printed below. (With thousands of faces, t-SNE of scikit-learn or the package
-# `umap-learn` separate groups better. Their distances between groups mean little.)
+# 512 numbers cannot be drawn. PCA finds the two directions in which the faces differ most. Faces that are far apart
+# on the map differ. Faces that are close together may differ, too, since two dimensions keep only a part of the
+# differences. The share is printed below. (With thousands of faces, t-SNE of scikit-learn or the package `umap-learn`
+# separate groups better. Their distances between groups mean little.)
 
 # %%
 from sklearn.decomposition import PCA
@@ -157,22 +159,22 @@ pca = PCA(2).fit(vectors)
 x, y = pca.transform(vectors).T
 print(f"the map keeps {pca.explained_variance_ratio_.sum():.0%} of the variance")
 
-crops = [
-    extractor.align(path, points.reshape(5, 2)) for path, points in zip(faces["path"], faces["landmarks"], strict=True)
-]
+places = zip(faces["path"], faces["landmarks"], strict=True)
+crops = [extractor.align(path, points.reshape(5, 2)) for path, points in places]
 
 
 def draw_map(axis, frames):
     for place_x, place_y, crop, colour in zip(x, y, crops, frames, strict=True):
-        picture = OffsetImage(crop, zoom=42 / len(crop))
-        axis.add_artist(AnnotationBbox(picture, (place_x, place_y), pad=0.12, bboxprops={"facecolor": colour, "lw": 0}))
+        picture = OffsetImage(crop, zoom=34 / len(crop))
+        frame = {"facecolor": colour, "linewidth": 0}
+        axis.add_artist(AnnotationBbox(picture, (place_x, place_y), pad=0.12, bboxprops=frame))
     axis.set(xlabel="first component", ylabel="second component")
     axis.margins(0.1)
     axis.update_datalim(np.column_stack([x, y]))
     axis.autoscale_view()
 
 
-figure, axis = plt.subplots(figsize=(8.5, 5.5), layout="constrained")
+figure, axis = plt.subplots(figsize=(9, 6), layout="constrained")
 draw_map(axis, ["#DDDDDD"] * len(faces))
 plt.show()
 
@@ -191,7 +193,7 @@ from sklearn.cluster import KMeans
 clusters = KMeans(2, n_init=10, random_state=0).fit(vectors)
 faces["cluster"] = clusters.labels_
 
-figure, axis = plt.subplots(figsize=(8.5, 5.5), layout="constrained")
+figure, axis = plt.subplots(figsize=(9, 6), layout="constrained")
 draw_map(axis, np.array(["#0072B2", "#E69F00"])[clusters.labels_])
 plt.show()
 
@@ -206,14 +208,17 @@ from IPython.display import display
 from fergeneral.similar import contact_sheet, find_similar
 
 for cluster, centre in enumerate(clusters.cluster_centers_):
-    members = set(faces.loc[faces["cluster"] == cluster, ["path", "face"]].itertuples(index=False, name=None))
-    ranked = [found for found in find_similar(centre, out, k=len(table)) if (found.path, found.number) in members]
+    own = faces[faces["cluster"] == cluster]
+    members = set(zip(own["path"], own["face"], strict=True))
+    nearest = find_similar(centre, out, k=len(table))
+    ranked = [found for found in nearest if (found.path, found.number) in members]
     print(f"cluster {cluster}: {len(ranked)} faces")
     display(contact_sheet(ranked, tile=90))
 
 # %% [markdown]
-# In one cluster everyone smiles. The other holds the neutral faces, and at its end also people who smile faintly. The
-# border between "smiling" and "not smiling" is not sharp, and a cluster does not make it so.
+# One cluster holds the smiles. The face behind the mask was put there, too, since every face is put into some
+# cluster. The other cluster holds the neutral faces, and among them three people who were asked to smile and do so
+# faintly. The border between "smiling" and "not smiling" is not sharp, and a cluster does not make it so.
 #
 # ## 6. Odd ones out
 #
@@ -248,7 +253,8 @@ plt.show()
 # ## 7. Faces like this one
 #
 # A query can be a photo, a face or an embedding. The table is searched as it is, with no index to build. A photo that
-# is in the table finds itself first, with similarity 1, so we drop it.
+# is in the table finds itself first, with similarity 1, so we drop it. The copy from section 1 is still in the table:
+# one face appears twice.
 
 # %%
 query = folder / "smiling-002.jpg"
@@ -264,5 +270,6 @@ contact_sheet(neighbours, query=(query, face), tile=90)
 #
 # - [Teach an expression](teach_expression.ipynb): make a classifier for what you found here.
 # - [Timeline of a video](video_timeline.ipynb): the same for a video.
-# - In the documentation: `docs/jobs.md` (millions of photos), `docs/tables.md` (every column), `docs/similar.md`
-#   (DuckDB, vector databases), `docs/privacy.md` (what an embedding gives away).
+# - In the documentation: [docs/jobs.md](../../docs/jobs.md) (millions of photos),
+#   [docs/tables.md](../../docs/tables.md) (every column), [docs/similar.md](../../docs/similar.md) (DuckDB, vector
+#   databases), [docs/privacy.md](../../docs/privacy.md) (what an embedding gives away).

@@ -16,14 +16,14 @@
 #
 # You learn, in about five minutes:
 #
-# - to find the faces in a photo and name their expressions,
-# - to see what the encoder sees, and how sure the classifier is,
-# - to get the embeddings, and to train a classifier of your own on them.
+# - how to find the faces in a photo and name their expressions,
+# - what the encoder sees, and how sure the classifier is,
+# - how to get the embeddings, and train a classifier of your own on them.
 #
 # **Install.** The package is not on PyPI. In a clone of the repository, with Python 3.11 or newer:
 #
 # ```sh
-# pip install '.[eval]' jupyterlab
+# pip install '.[eval]' jupyterlab ipywidgets
 # jupyter lab examples/notebooks/quick_start.ipynb
 # ```
 #
@@ -41,7 +41,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-# The folder `examples` of the repository, whether Jupyter was started in it or in the folder of this notebook.
+# The folder `examples`, seen from the repository or from the folder of this notebook.
 examples = Path("examples") if Path("examples/london").is_dir() else Path("..")
 london = examples / "london"
 
@@ -103,7 +103,7 @@ from fergeneral import ExpressionExtractor
 extractor = ExpressionExtractor.from_pretrained()
 crops = [extractor.align(photo, face.landmarks) for face in faces]
 
-figure, axes = plt.subplots(1, len(crops), figsize=(9, 1.9))
+figure, axes = plt.subplots(1, len(crops), figsize=(9, 1.8), layout="constrained")
 for number, (axis, crop) in enumerate(zip(axes, crops, strict=True)):
     axis.imshow(crop)
     axis.set_title(f"face {number}", fontsize=9)
@@ -121,10 +121,10 @@ plt.show()
 probabilities = pd.DataFrame([face.probabilities for face in faces])
 figure, axes = plt.subplots(1, len(faces), figsize=(9, 2.6), sharey=True, layout="constrained")
 for number, axis in enumerate(axes):
-    colours = np.where(probabilities.loc[number] == probabilities.loc[number].max(), "#0072B2", "#BBBBBB")
-    axis.barh(probabilities.columns, probabilities.loc[number], color=colours)
-    axis.set(xlim=(0, 1), title=f"face {number}")
-    axis.title.set_fontsize(9)
+    row = probabilities.loc[number]
+    axis.barh(row.index, row, color=np.where(row == row.max(), "#0072B2", "#BBBBBB"))
+    axis.set(xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
+    axis.set_title(f"face {number}", fontsize=9)
 axes[0].invert_yaxis()
 figure.supxlabel("probability", fontsize=9)
 plt.show()
@@ -143,7 +143,7 @@ asked = [path.parent.name for path in photos]
 pd.crosstab(pd.Series(asked, name="asked to be"), pd.Series(answers, name="answer"))
 
 # %% [markdown]
-# Some people smile with closed lips, and the classifier calls them neutral. Some resting faces look sad to it,
+# Some people smile with closed lips, and the classifier calls them neutral. One resting face looks sad to it,
 # although nobody was asked to look sad. This is why we write of *expressions* here and not of feelings: the answer
 # describes how a face looks, not how a person feels.
 #
@@ -207,5 +207,6 @@ print(f"{round(scores.sum() * 2)} of {len(photos)} photos right, on people who w
 # - [Teach an expression](teach_expression.ipynb): expressions of your own, with a report and an interval.
 # - [Explore a folder](explore_folder.ipynb): a map of many photos, clusters, odd ones out.
 # - [Timeline of a video](video_timeline.ipynb): expressions over time.
-# - In the documentation: `docs/inputs.md` (what counts as an image), `docs/classifier.md`, `docs/scikit-learn.md`,
-#   and `docs/responsible-use.md` before you use this on people.
+# - In the documentation: [docs/inputs.md](../../docs/inputs.md) (what counts as an image),
+#   [docs/classifier.md](../../docs/classifier.md), [docs/scikit-learn.md](../../docs/scikit-learn.md), and
+#   [docs/responsible-use.md](../../docs/responsible-use.md) before you use this on people.

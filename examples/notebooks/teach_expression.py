@@ -17,15 +17,15 @@
 # The packaged classifier knows eight expressions. Yours may be others: *bored* and *alert*, *polite smile* and *real
 # smile*. You learn here:
 #
-# - to teach two expressions with eight photos of each,
-# - to find out how well that worked, with an interval,
+# - how to teach two expressions with eight photos of each,
+# - how to find out how well that worked, with an interval,
 # - what the probabilities mean, and when not to trust them,
-# - to save what was learnt and use it on photos of new people.
+# - how to save what was learnt and use it on photos of new people.
 #
 # **Install.** The package is not on PyPI. In a clone of the repository, with Python 3.11 or newer:
 #
 # ```sh
-# pip install '.[eval]' jupyterlab
+# pip install '.[eval]' jupyterlab ipywidgets
 # jupyter lab examples/notebooks/teach_expression.ipynb
 # ```
 #
@@ -42,7 +42,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-# The folder `examples` of the repository, whether Jupyter was started in it or in the folder of this notebook.
+# The folder `examples`, seen from the repository or from the folder of this notebook.
 examples = Path("examples") if Path("examples/london").is_dir() else Path("..")
 london = examples / "london"
 
@@ -59,14 +59,15 @@ teachers, new_people = people[:8], people[8:]
 
 
 def photos_of(numbers):
-    return [london / label / f"{number}.jpg" for label in ("neutral", "smiling") for number in numbers]
+    names = [f"{number}.jpg" for number in numbers]
+    return [london / label / name for label in ("neutral", "smiling") for name in names]
 
 
 photos = photos_of(teachers)
 labels = [path.parent.name for path in photos]
 persons = [path.stem for path in photos]
 
-figure, axes = plt.subplots(2, 8, figsize=(9, 2.7), layout="constrained")
+figure, axes = plt.subplots(2, 8, figsize=(9, 2.3), layout="constrained")
 for axis, path in zip(axes.flat, photos, strict=True):
     axis.imshow(Image.open(path))
     axis.set(xticks=[], yticks=[])
@@ -170,24 +171,28 @@ plt.show()
 #
 # Two warnings:
 #
-# - It holds for faces **like the examples**: same kind of photos, same kind of people. The wrong answers above are
-#   surer than they should be.
+# - It holds for faces **like the examples**: same kind of photos, same kind of people. One of the wrong answers above
+#   has a probability of more than 0.9.
 # - Every face gets one of *your* expressions, also a face that shows neither. A surprised face will be called
 #   `neutral` or `smiling`, perhaps with a high probability. Add a class such as `other` if such faces will come.
 #
 # `min_confidence` makes the classifier say `uncertain` instead of guessing. A higher value means fewer answers, and
-# more of them right:
+# as a rule a larger share of right ones:
 
 # %%
 confidence = np.array([face.confidence for face in found])
 correct = np.array([face.expression == label for face, label in zip(found, truth, strict=True)])
 rows = []
-for limit in (0, 0.9, 0.95):
+for limit in (0, 0.85, 0.95):
     answered = confidence >= limit
     rows.append((limit, answered.sum(), correct[answered].sum(), (~answered).sum()))
-pd.DataFrame(rows, columns=["min_confidence", "answered", "right", "uncertain"]).set_index("min_confidence")
+columns = ["min_confidence", "answered", "right", "uncertain"]
+pd.DataFrame(rows, columns=columns).set_index("min_confidence")
 
 # %% [markdown]
+# A limit of 0.85 takes away one of the two wrong answers. The other is too sure of itself for any limit that still
+# leaves most answers. A probability is the classifier's own opinion. It does not replace a test on new people.
+#
 # ## 7. The honest limit: how much do a few photos tell?
 #
 # We fit again with the first two, four, six and eight people, and look at the interval each time. The embeddings are
@@ -204,19 +209,23 @@ new_embeddings = ExpressionFeatures().fit_transform(new_photos)
 rows = []
 for count in (2, 4, 6, 8):
     chosen = np.isin(persons, teachers[:count])
-    small, report = fit_head(embeddings[chosen], np.array(labels)[chosen], encoder, groups=np.array(persons)[chosen])
+    names, who = np.array(labels)[chosen], np.array(persons)[chosen]
+    small, report = fit_head(embeddings[chosen], names, encoder, groups=who)
     answers = np.array(small.classes)[small.predict_proba(new_embeddings).argmax(axis=1)]
     rows.append((count, report.accuracy, *report.accuracy_interval, np.mean(answers == truth)))
-curve = pd.DataFrame(rows, columns=["people", "leave-one-out", "low", "high", "new people"]).set_index("people")
+columns = ["people", "leave-one-out", "low", "high", "new people"]
+curve = pd.DataFrame(rows, columns=columns).set_index("people")
 curve.round(2)
 
 # %%
 figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
-axis.fill_between(curve.index, curve["low"], curve["high"], color="#0072B2", alpha=0.2, label="95 % interval")
+band = {"color": "#0072B2", "alpha": 0.2, "label": "95 % interval"}
+axis.fill_between(curve.index, curve["low"], curve["high"], **band)
 axis.plot(curve.index, curve["leave-one-out"], "o-", color="#0072B2", label="leave-one-out")
 axis.plot(curve.index, curve["new people"], "s--", color="#D55E00", label="four new people")
 axis.axhline(0.5, color="grey", linewidth=0.8, label="guessing")
-axis.set(xlabel="people to learn from (two photos each)", ylabel="accuracy", ylim=(0, 1.02), xticks=curve.index)
+axis.set(xlabel="people to learn from (two photos each)", ylabel="accuracy")
+axis.set(ylim=(0, 1.02), xticks=curve.index)
 axis.legend(fontsize=8, loc="lower right")
 plt.show()
 
@@ -233,5 +242,6 @@ plt.show()
 #
 # - [Explore a folder](explore_folder.ipynb): find out which expressions your photos hold, before you name them.
 # - [Timeline of a video](video_timeline.ipynb): use a head on a video.
-# - In the documentation: `docs/classifier.md` (how many examples help how much, measured), `docs/unseen.md`
-#   (expressions that the encoder was not trained on), `docs/responsible-use.md`.
+# - In the documentation: [docs/classifier.md](../../docs/classifier.md) (how many examples help how much, measured),
+#   [docs/unseen.md](../../docs/unseen.md) (expressions that the encoder was not trained on),
+#   [docs/responsible-use.md](../../docs/responsible-use.md).

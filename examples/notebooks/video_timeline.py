@@ -16,15 +16,15 @@
 #
 # You learn here:
 #
-# - to follow the faces in a video and name their expressions in each frame,
-# - to draw the expressions over time,
-# - to find the moments when an expression changes, and look at these frames,
-# - to save the result as a table.
+# - how to follow the faces in a video and name their expressions in each frame,
+# - how to draw the expressions over time,
+# - how to find the moments when an expression changes, and look at these frames,
+# - how to save the result as a table.
 #
 # **Install.** The package is not on PyPI. In a clone of the repository, with Python 3.11 or newer:
 #
 # ```sh
-# pip install '.[eval,video]' jupyterlab
+# pip install '.[eval,video]' jupyterlab ipywidgets
 # jupyter lab examples/notebooks/video_timeline.ipynb
 # ```
 #
@@ -41,7 +41,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from PIL import Image
 
-# The folder `examples` of the repository, whether Jupyter was started in it or in the folder of this notebook.
+# The folder `examples`, seen from the repository or from the folder of this notebook.
 examples = Path("examples") if Path("examples/london").is_dir() else Path("..")
 london = examples / "london"
 
@@ -65,7 +65,8 @@ portraits = {
 }
 
 with av.open(str(clip), "w") as container:
-    stream = container.add_stream("mpeg4", rate=rate, options={"qscale": "3"})
+    stream = container.add_stream("mpeg4", rate=rate)
+    stream.bit_rate = 4_000_000
     stream.width, stream.height, stream.pix_fmt = 800, 400, "yuv420p"
     for number in range(6 * rate):
         picture = Image.new("RGB", (800, 400))
@@ -82,7 +83,8 @@ print(f"{clip.name}: {clip.stat().st_size / 1000:.0f} kB")
 #
 # `predict_video` reads the clip and gives the time and the faces of each frame. It does not load the whole video, so
 # long videos work, too. `fps=6` asks for six frames per second. That is enough for expressions, which rarely last
-# less than half a second, and saves half of the work.
+# less than half a second, and it saves half of the embeddings. The faces themselves are followed in ten frames per
+# second or more.
 
 # %%
 from fergeneral import ExpressionClassifier
@@ -91,7 +93,8 @@ classifier = ExpressionClassifier.from_pretrained()
 rows = []
 for time, faces in classifier.predict_video(clip, fps=6):
     for face in faces:
-        rows.append({"time": time, "track": face.track, "expression": face.expression, **face.probabilities})
+        row = {"time": time, "track": face.track, "expression": face.expression}
+        rows.append({**row, **face.probabilities})
 table = pd.DataFrame(rows)
 table[["time", "track", "expression", "neutral", "happiness"]].head(6).round(2)
 
@@ -104,6 +107,15 @@ tracks = table.groupby("track")["time"].agg(first="min", last="max", frames="cou
 tracks.round(2)
 
 # %% [markdown]
+# Short tracks are often false: something that looked like a face in a few frames. We keep what is seen for a second
+# or longer.
+
+# %%
+table = table.groupby("track").filter(lambda frames: len(frames) >= 6)
+tracks = tracks.loc[table["track"].unique()]
+print(len(tracks), "tracks")
+
+# %% [markdown]
 # ## 3. Expressions over time
 #
 # Each frame is judged alone, so the probabilities jitter in a real video. A moving mean over half a second removes
@@ -112,9 +124,8 @@ tracks.round(2)
 # %%
 expressions = list(classifier.classes)
 window = 3  # frames: half a second
-smooth = (
-    table.groupby("track")[expressions].rolling(window, center=True, min_periods=1).mean().droplevel(0).sort_index()
-)
+rolling = table.groupby("track")[expressions].rolling(window, center=True, min_periods=1)
+smooth = rolling.mean().droplevel(0).sort_index()
 table["smoothed"] = smooth.idxmax(axis="columns")
 
 # %% [markdown]
@@ -128,13 +139,13 @@ changes[["time", "track", "before", "smoothed"]].round(2)
 # %%
 shown = [name for name in expressions if smooth[name].max() > 0.15]
 colours = dict(zip(expressions, plt.colormaps["tab10"].colors, strict=False))
-figure, axes = plt.subplots(len(tracks), 1, figsize=(9, 4.4), sharex=True, layout="constrained")
-for (track, rows_of_track), axis in zip(table.groupby("track"), axes, strict=True):
+figure, axes = plt.subplots(len(tracks), 1, figsize=(9, 3.8), sharex=True, layout="constrained")
+for (track, own), axis in zip(table.groupby("track"), axes, strict=True):
     for name in shown:
-        axis.plot(rows_of_track["time"], smooth.loc[rows_of_track.index, name], color=colours[name], label=name)
+        axis.plot(own["time"], smooth.loc[own.index, name], color=colours[name], label=name)
     for moment in changes.loc[changes["track"] == track, "time"]:
         axis.axvline(moment, color="black", linestyle=":", linewidth=1)
-        axis.text(moment + 0.04, 1.0, f"{moment:.1f} s", fontsize=9, va="top")
+        axis.text(moment + 0.3, 0.5, f"{moment:.1f} s", fontsize=9, va="center")
     axis.set(ylabel="probability", ylim=(0, 1.05))
     axis.set_title(f"track {track}", loc="left", fontsize=10)
 axes[-1].set_xlabel("time in the video (seconds)")
@@ -154,7 +165,8 @@ plt.show()
 # change, half a second after.
 
 # %%
-wanted = [(track, time + shift) for track, time in changes[["track", "time"]].to_numpy() for shift in (-0.5, 0, 0.5)]
+moments = changes[["track", "time"]].to_numpy()
+wanted = [(track, time + shift) for track, time in moments for shift in (-0.5, 0, 0.5)]
 frames = {}
 with av.open(str(clip)) as container:
     for frame in container.decode(video=0):
@@ -162,7 +174,8 @@ with av.open(str(clip)) as container:
             if (track, moment) not in frames and frame.time >= moment - 1e-6:
                 frames[track, moment] = frame.to_image()
 
-figure, axes = plt.subplots(len(changes), 3, figsize=(9, 1.75 * len(changes)), squeeze=False, layout="constrained")
+size = (9, 1.75 * len(changes))
+figure, axes = plt.subplots(len(changes), 3, figsize=size, squeeze=False, layout="constrained")
 for axis, (track, moment) in zip(axes.flat, wanted, strict=True):
     axis.imshow(frames[track, moment])
     axis.set_title(f"track {track:.0f}, {moment:.1f} s", fontsize=9)
@@ -180,7 +193,10 @@ plt.show()
 # %%
 stretch = (table["smoothed"] != previous).groupby(table["track"]).cumsum()
 stretches = table.groupby(["track", stretch.rename("stretch")]).agg(
-    start=("time", "min"), end=("time", "max"), expression=("smoothed", "first"), frames=("time", "count")
+    start=("time", "min"),
+    end=("time", "max"),
+    expression=("smoothed", "first"),
+    frames=("time", "count"),
 )
 stretches.round(2)
 
@@ -193,11 +209,12 @@ stretches.to_csv(Path(temporary.name) / "stretches.csv")  # write "stretches.csv
 # - Frames of one video are not independent. Thirty frames of one smile are one observation, not thirty.
 # - The expressions are those of the packaged classifier. For others, teach a head and give it as
 #   `ExpressionClassifier.from_pretrained("my-head")`.
-# - The timeline shows how faces look, not what people feel. Read `docs/responsible-use.md` before you use it on
-#   people.
+# - The timeline shows how faces look, not what people feel. Read
+#   [docs/responsible-use.md](../../docs/responsible-use.md) before you use it on people.
 #
 # ## Where to read on
 #
 # - [Teach an expression](teach_expression.ipynb): a head for the expressions that matter in your videos.
 # - [Explore a folder](explore_folder.ipynb): maps and clusters, which work for the faces of a video as well.
-# - In the documentation: `docs/videos.md` (tracks, frame rates, damaged files), `docs/tables.md` (every column).
+# - In the documentation: [docs/videos.md](../../docs/videos.md) (tracks, frame rates, damaged files),
+#   [docs/tables.md](../../docs/tables.md) (every column).

@@ -45,10 +45,18 @@ open this address can use the demo; nobody sees the uploads of others.
 
 **Use.** The packaged weights are for research, not for commercial use. Do not judge people by what you see here."""
 _CSS = """
-.gradio-container { max-width: 1120px !important; }
+.gradio-container { max-width: 1160px !important; margin: 0 auto !important; }
+.fer-code pre, .fer-code code { white-space: pre-wrap !important; overflow-wrap: anywhere; }
+.fer-crops .grid-wrap { height: auto !important; min-height: 0 !important; max-height: 26rem; }
+.fer-crops .grid-container { grid-template-columns: repeat(auto-fill, minmax(5.5rem, 7rem)) !important; }
+.fer-crops .thumbnail-item { aspect-ratio: auto !important; height: auto !important; padding-bottom: 1.5rem; }
+.fer-crops .thumbnail-item img { aspect-ratio: 1; height: auto !important; }
+.fer-crops .caption-label { left: 0; right: 0; bottom: 0; max-width: 100%; border-radius: 0; text-align: center;
+  font-size: var(--text-sm); padding: 1px 2px; }
 .fer-note { font-size: var(--text-md); line-height: 1.5; }
+.fer-note .html-container { padding: 0 !important; }
 .fer-note p { margin: 0 0 .4em; }
-.fer-table-box { overflow-x: auto; }
+.fer-table-box { overflow: auto; max-height: 28rem; }
 .fer-table { border-collapse: collapse; font-size: var(--text-md); }
 .fer-table th, .fer-table td { border: 1px solid var(--border-color-primary); padding: .3em .7em; text-align: left; }
 .fer-table td.number { text-align: right; font-variant-numeric: tabular-nums; }
@@ -87,7 +95,7 @@ def build_app(settings: DemoSettings) -> gr.Blocks:
     page.state_session_capacity = _SESSIONS
     for event in page.fns.values():
         event.concurrency_id = "one at a time"
-    return page.queue(default_concurrency_limit=1, max_size=MOST_WAITING)
+    return page.queue(default_concurrency_limit=1, max_size=MOST_WAITING, api_open=False)
 
 
 def launch(
@@ -156,12 +164,13 @@ def web_app(
         folder.cleanup()  # here, too: at SIGTERM uvicorn ends the process
 
     web = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
-    web.add_middleware(Guard)
+    web.add_middleware(Guard, uploads=folder.name)
     if hosts is not None:
         web.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    page = build_app(settings)
     gr.mount_gradio_app(
         web,
-        build_app(settings),
+        page,
         path="/",
         footer_links=[],
         run_history=False,
@@ -175,6 +184,7 @@ def web_app(
         theme=gr.themes.Default(font=_FONT, font_mono=_MONO),
         css=_CSS,
     )
+    page.has_launched = True  # else Gradio does not check the files that a request names
     return web
 
 

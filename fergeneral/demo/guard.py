@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -10,22 +11,26 @@ from typing import Any
 # All that the page asks for. Gradio has more: it would fetch addresses for a visitor, for instance.
 _PATHS = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)/?|/(assets|static)/.*"
-    r"|/gradio_api/(app_id|cancel|heartbeat/\w+|info|queue/join|queue/data|reset|startup-events|theme\.css|upload"
+    r"|/gradio_api/(app_id|cancel|heartbeat/\w+|info|queue/join|queue/data|reset|run/predict|startup-events|theme\.css|upload"
     r"|upload_progress)/?|/gradio_api/file=(?!\w+:/).*|/gradio_api/stream/\w+(/close)?"
 )
-_WITH_DATA = re.compile(r"/gradio_api/(queue/join|stream/\w+)/?")
+_WITH_DATA = re.compile(r"/gradio_api/(queue/join|run/predict|stream/\w+)/?")
 _MOST_DATA = 2**24  # bytes of what is no upload: a picture of a webcam, at most
-_ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.\-]+:/")
 
 _Receive = Callable[[], Awaitable[dict[str, Any]]]
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Guard:
-    """ASGI middleware: only the paths of the page are answered, and no request makes the server fetch an address."""
+    """ASGI middleware: only the paths of the page are answered, and no request names a file but those in `uploads`.
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+    Gradio checks files, too, but not in an application that is mounted in another, as here; and it would fetch one that
+    is named by an address such as http://...
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], *, uploads: str) -> None:
         self.app = app
+        self.uploads = os.path.realpath(uploads)
 
     async def __call__(self, scope: dict[str, Any], receive: _Receive, send: _Send) -> None:
         """Pass a request on, or refuse it."""
@@ -38,11 +43,24 @@ class Guard:
                 if body is None:
                     await _refuse(send, 413, "The request is too large.")
                     return
-                if _names_address(body):
-                    await _refuse(send, 400, "The demo reads uploaded files alone, no addresses.")
+                if not self._names_uploads_alone(body):
+                    await _refuse(send, 400, "The demo reads uploaded files alone.")
                     return
                 receive = _again(body, receive)
         await self.app(scope, receive, send)
+
+    def _names_uploads_alone(self, body: bytes) -> bool:
+        try:
+            values = json.loads(body)
+        except (ValueError, RecursionError):
+            return False
+        return all(not path or self._is_upload(path) for path in _file_paths(values))
+
+    def _is_upload(self, path: Any) -> bool:
+        try:
+            return os.path.commonpath([self.uploads, os.path.realpath(path)]) == self.uploads
+        except (OSError, TypeError, ValueError):  # no path
+            return False
 
 
 async def _body(receive: _Receive) -> bytes | None:
@@ -65,15 +83,6 @@ def _again(body: bytes, receive: _Receive) -> _Receive:
         return messages.pop() if messages else await receive()
 
     return first_the_body
-
-
-def _names_address(body: bytes) -> bool:
-    """Whether a file is named by an address such as http://..., which Gradio would fetch."""
-    try:
-        values = json.loads(body)
-    except (ValueError, RecursionError):  # for Gradio to refuse
-        return False
-    return any(isinstance(path, str) and _ADDRESS.match(path) is not None for path in _file_paths(values))
 
 
 def _file_paths(values: Any) -> Iterator[Any]:

@@ -26,9 +26,10 @@ from fergeneral.types import ClassifiedFace
 SHOWN_SIDE = 1600  # pixels: the longer side of a picture that is sent back is at most this
 UNSURE = 0.5  # confidence below which a hint is given
 NO_FACE = (
-    "No face was found. Try a photo in which the face is larger, brighter and seen from the front. It should be at least "
-    "40 pixels wide, in very large photos about a fiftieth of the photo's width."
+    "No face was found. Try a photo in which the face is larger, brighter and seen from the front. It should be at "
+    "least 40 pixels wide, in very large photos about a fiftieth of the photo's width."
 )
+_WAITING = "The answer appears here."
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
@@ -125,7 +126,7 @@ def html_table(headings: list[str], rows: list[list[str]], *, right: int | None 
 
 
 def _summary(faces: tuple[ClassifiedFace, ...], found: int) -> str:
-    sentences = [f"{found} face{'' if found == 1 else 's'} found, the largest first."]
+    sentences = ["1 face found." if found == 1 else f"{found} faces found, the largest first."]
     if found > len(faces):
         sentences = [f"{found} faces found. The {len(faces)} largest are shown; the table to download has all of them."]
     unsure = [str(number) for number, face in enumerate(faces) if face.confidence < UNSURE]
@@ -187,13 +188,13 @@ def photo_input(label: str, *, sources: list[str] | None = None, elem_id: str) -
     return picture
 
 
-def crop_gallery(label: str, *, elem_id: str, columns: int = 4) -> gr.Gallery:
+def crop_gallery(label: str, *, elem_id: str) -> gr.Gallery:
     """Aligned crops, one of which can be chosen."""
     return gr.Gallery(
         label=label,
         elem_id=elem_id,
-        columns=columns,
-        height="auto",
+        elem_classes="fer-crops",
+        show_label=False,
         object_fit="contain",
         allow_preview=False,
         interactive=False,
@@ -210,8 +211,8 @@ def probabilities_label(elem_id: str, *, visible: bool = True) -> gr.Label:
 def download(data: bytes, name: str, component: Any) -> Any:
     """A button's file, kept as long as an upload; none for no data."""
     if not data:
-        return gr.update(value=None, visible=False)
-    return gr.update(value=save_bytes_to_cache(data, name, component.GRADIO_CACHE), visible=True)
+        return None
+    return save_bytes_to_cache(data, name, component.GRADIO_CACHE)
 
 
 def add_tab(settings: DemoSettings) -> None:
@@ -225,39 +226,40 @@ def add_tab(settings: DemoSettings) -> None:
     with gr.Tab("Photo", id="photo"):
         answer = gr.State(None)
         with gr.Row():
-            with gr.Column(min_width=300):
+            with gr.Column(scale=2, min_width=300):
                 picture = photo_input("A photo with faces", elem_id="photo-input")
                 gr.Markdown(
                     f"Upload a photo of at most {settings.max_megabytes} MB, paste one, or take one with the webcam. "
                     f"The faces are found, turned upright and cut out, and each expression is named.",
                     elem_classes="fer-note",
                 )
-            with gr.Column(min_width=300):
-                message = gr.HTML(note("The answer appears here."), elem_id="photo-message", elem_classes="fer-note")
-        with gr.Column(visible=False) as details, gr.Row():
-            with gr.Column(min_width=300):
+                message = gr.HTML(note(_WAITING), elem_id="photo-message", elem_classes="fer-note", padding=False)
+            with gr.Column(scale=3, min_width=300, visible=False) as details:
                 drawn = gr.Image(
                     label="Faces found",
+                    show_label=False,  # it would cover a part of the photo
                     elem_id="photo-drawn",
                     format="jpeg",
                     interactive=False,
                     buttons=["download", "fullscreen"],
                     alt_text="The photo with a numbered box around each face",
                 )
-            with gr.Column(min_width=300):
-                crops = crop_gallery("Aligned faces: choose one", elem_id="photo-crops")
-                bars = probabilities_label("photo-bars")
-                button = gr.DownloadButton("Download the table (CSV)", elem_id="photo-table", visible=False)
+                with gr.Column(visible=False) as of_faces:
+                    gr.Markdown("**Aligned faces.** Choose one, here or in the photo.", elem_classes="fer-note")
+                    crops = crop_gallery("Aligned faces", elem_id="photo-crops")
+                    bars = probabilities_label("photo-bars")
+                    button = gr.DownloadButton("Download the table (CSV)", elem_id="photo-table")
 
         def answer_photo(path: str | None) -> list[Any]:
             if path is None:
-                return [None, note("The answer appears here."), gr.update(visible=False), None, None, None, gr.skip()]
+                hidden = gr.update(visible=False)
+                return [None, note(_WAITING), hidden, hidden, None, None, None, None]
             read = read_photo(path, settings)
             several = [(crop, f"{number}  {face.expression}") for number, (crop, face) in _numbered(read)]
             file = download(read.table, f"{Path(path).stem}.csv", button)
-            shown = gr.update(visible=read.drawn is not None)
-            gallery = gr.update(value=several, selected_index=0 if several else None, visible=bool(several))
-            return [_without_table(read), read.message, shown, read.drawn, gallery, _bars(read, 0), file]
+            shown, some = gr.update(visible=read.drawn is not None), gr.update(visible=bool(several))
+            gallery = gr.update(value=several, selected_index=0 if several else None)
+            return [_without_table(read), read.message, shown, some, read.drawn, gallery, _bars(read, 0), file]
 
         def choose_in_gallery(read: PhotoAnswer | None, event: gr.SelectData) -> Any:
             return _bars(read, event.index)
@@ -266,7 +268,7 @@ def add_tab(settings: DemoSettings) -> None:
             number = None if read is None else read.face_at(*event.index)
             return [gr.skip(), gr.skip()] if number is None else [gr.update(selected_index=number), _bars(read, number)]
 
-        outputs = [answer, message, details, drawn, crops, bars, button]
+        outputs = [answer, message, details, of_faces, drawn, crops, bars, button]
         picture.change(answer_photo, picture, outputs, api_visibility="private", show_progress_on=message)
         options = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
         crops.select(choose_in_gallery, answer, bars, **options)
@@ -284,6 +286,6 @@ def _without_table(read: PhotoAnswer) -> PhotoAnswer:
 
 def _bars(read: PhotoAnswer | None, number: int) -> Any:
     if read is None or not read.faces:
-        return gr.update(value=None, visible=False)
+        return None
     face = read.faces[number]
-    return gr.update(value=face.probabilities, label=f"Probabilities of face {number}", visible=True)
+    return gr.update(value=face.probabilities, label=f"Probabilities of face {number}")

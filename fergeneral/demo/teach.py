@@ -38,10 +38,11 @@ MOST_CLASSES = 12
 HEAD_NAME = "my-head"
 LOADING = f"""from fergeneral import ExpressionClassifier
 
-classifier = ExpressionClassifier.from_pretrained("{HEAD_NAME}")  # the folder in the archive
+classifier = ExpressionClassifier.from_pretrained("{HEAD_NAME}")
 print(classifier.predict("photo.jpg")[0].expression)
 """
 _START = "Name two expressions, and add a face of each."
+_NARROW = 0.3  # of a 95 % interval of an accuracy
 _LISTED = 5  # files in a sentence
 
 
@@ -210,12 +211,13 @@ def _evaluation(report: FitReport, messages: list[str]) -> str:
     right = sum(report.confusion[number][number] for number in range(len(classes)))
     how = "when each face is left out once" if report.folds.startswith("one face") else "when a tenth is left out"
     sentences.append(
-        f"{right} of {report.tested} faces are told apart correctly {how} and the others are learnt from: "
-        f"{right / report.tested:.0%}. By chance, it would be {1 / len(classes):.0%}."
+        f"{right} of {report.tested} faces are given the right expression {how} and the head is fitted on the others: "
+        f"{_percent(right / report.tested)}. By chance, {_percent(1 / len(classes))} would be right."
     )
     if report.accuracy_interval is not None:
         low, high = report.accuracy_interval
-        sentences.append(f"So few faces say little: the 95 % interval is {low:.0%} to {high:.0%}.")
+        few = "" if high - low < _NARROW else " That is too wide to rely on: add more faces."
+        sentences.append(f"The 95 % interval is {_percent(low)} to {_percent(high)}.{few}")
     sentences += [message[:1].upper() + message[1:] + "." for message in messages]
     rows = [[name, *map(str, row)] for name, row in zip(classes, report.confusion, strict=True)]
     heading = "<p>Rows: the expression you gave. Columns: the answer when the face was left out.</p>"
@@ -231,7 +233,9 @@ def try_photo(path: str, head: Head, settings: DemoSettings) -> tuple[str, dict[
     if not faces:
         return note(NO_FACE), None
     several = "" if len(faces) == 1 else f" It is the largest of {len(faces)} faces."
-    return note(f"{faces[0].expression}, {faces[0].confidence:.2f}.{several}"), faces[0].probabilities
+    return note(f"{faces[0].expression}, with a confidence of {faces[0].confidence:.2f}.{several}"), faces[
+        0
+    ].probabilities
 
 
 def head_archive(head: Head) -> bytes:
@@ -243,6 +247,10 @@ def head_archive(head: Head) -> bytes:
             for path in sorted(Path(folder).iterdir()):
                 file.write(path, f"{HEAD_NAME}/{path.name}")
     return archive.getvalue()
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _faces(count: int) -> str:
@@ -290,25 +298,26 @@ def add_tab(settings: DemoSettings) -> None:
                 )
                 with gr.Accordion("From the webcam or the clipboard", open=False):
                     camera = photo_input("A face", sources=["webcam", "clipboard"], elem_id="teach-camera")
-        message = gr.HTML(note(_START), elem_id="teach-message", elem_classes="fer-note")
+        message = gr.HTML(note(_START), elem_id="teach-message", elem_classes="fer-note", padding=False)
         with gr.Column(visible=False) as examples:
-            gallery = crop_gallery("Examples: choose one to remove it", elem_id="teach-gallery", columns=8)
+            gr.Markdown("**Examples.** Choose one to remove it.", elem_classes="fer-note")
+            gallery = crop_gallery("Examples", elem_id="teach-gallery")
             with gr.Row():
-                remove = gr.Button("Remove the chosen face", elem_id="teach-remove", interactive=False)
-                clear = gr.Button("Clear all", elem_id="teach-clear", variant="stop")
+                remove = gr.Button("Remove the chosen face", elem_id="teach-remove", interactive=False, size="sm")
+                clear = gr.Button("Clear all", elem_id="teach-clear", variant="stop", size="sm")
         gr.Markdown("### 3. How well are they told apart?")
-        quality = gr.HTML(note(_START), elem_id="teach-quality", elem_classes="fer-note")
+        quality = gr.HTML(note(_START), elem_id="teach-quality", elem_classes="fer-note", padding=False)
         with gr.Row(visible=False) as use:
             with gr.Column(min_width=300):
                 gr.Markdown("### 4. Try it")
                 live = photo_input("Another photo", elem_id="teach-try")
-                answer = gr.HTML(elem_id="teach-answer", elem_classes="fer-note")
+                answer = gr.HTML(elem_id="teach-answer", elem_classes="fer-note", padding=False)
                 bars = probabilities_label("teach-bars", visible=False)
             with gr.Column(min_width=300):
                 gr.Markdown("### 5. Keep it")
                 keep = gr.DownloadButton("Download the head (.zip)", elem_id="teach-download", variant="primary")
                 gr.Markdown("Unpack it, and load it in Python:", elem_classes="fer-note")
-                gr.Code(LOADING, language="python", interactive=False, show_label=False, buttons=["copy"])
+                gr.Markdown(f"```python\n{LOADING}```", elem_classes="fer-code")
 
         def show(now: Lesson, text: str, wanted: str | None) -> list[Any]:
             """Everything that follows from a lesson."""
