@@ -65,11 +65,6 @@ def test_the_app_has_all_tabs_and_stricter_limits() -> None:
     tabs = [part["props"]["label"] for part in page.get_config_file()["components"] if part["type"] == "tabitem"]
     wanted = ["Photo", "Teach", "Similar", "Video"]
     assert [tab for tab in tabs if tab in wanted] == wanted
-        "Photo",
-        "Teach",
-        "Similar",
-        "Video",
-    ]
     assert f"{settings.max_video_seconds:g} s" in str(page.get_config_file())
     del page
     gc.collect()  # what Gradio leaves behind, while its warnings are ignored
