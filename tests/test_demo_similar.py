@@ -234,9 +234,7 @@ def test_what_cannot_be_searched_is_said(settings: DemoSettings, tmp_path: Path,
     assert said(found, 0, FILES * 2, 3) == "12 photos were uploaded; at most 8 are taken."
     assert said(found, 0, [str(photos / "coffee.png")], 3).startswith("No face was found.")
     with FaceTable(tmp_path / "faces.npz", 512) as table:
-        table.add(
-            "a.jpg", [Face(*(getattr(found[0], name) for name in ("box", "landmarks", "score", "embedding")), "x")]
-        )
+        table.add("a.jpg", [dataclasses.replace(found[0], model_id="x")])
     calls = searches(settings, tmp_path / "faces.npz")
     assert said(found, 0, None, 3).startswith("Faces.npz has embeddings of the weights &#x27;x&#x27;")
     calls = searches(settings, tmp_path / "gone")

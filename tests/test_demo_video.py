@@ -334,7 +334,7 @@ def test_the_cursor_moves_the_frame_in_chromium(smile_clip: Clip) -> None:
     """The script and the style as `gr.HTML` runs them, with a page of its own."""
     from playwright.sync_api import sync_playwright
 
-    page_text = f"<style>body {{{STYLE}}}</style><body>{player(smile_clip)}</body>"
+    page_text = f"<style>{STYLE}</style><body>{player(smile_clip)}</body>"
     with sync_playwright() as drivers:
         browser = drivers.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"], timeout=180_000

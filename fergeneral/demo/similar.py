@@ -23,7 +23,7 @@ from fergeneral.types import Face, TrackedFace
 
 _HEADINGS = ["Rank", "Distance", "Photo", "Face"]
 _TILE = 200  # pixels
-_STYLE = "min-width: 0; overflow-x: auto;"  # a long name does not widen the page
+_STYLE = ".fer-table-box { contain: inline-size; }"  # a long name does not widen the page
 _MOST_SHOWN = 50
 
 _HELP = (

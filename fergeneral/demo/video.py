@@ -330,8 +330,7 @@ def _axis(end: float) -> str:
 
 
 STYLE = """
-min-width: 0; overflow-x: hidden;
-.clip { color: var(--body-text-color); font-size: 14px; }
+.clip { contain: inline-size; color: var(--body-text-color); font-size: 14px; }
 .frame { display: none; margin: 0; }
 .frame.now, .frames:not(.ready) .frame:first-child { display: block; }
 .frame svg { display: block; width: 100%; max-height: 60vh; background: #000; border-radius: 6px; }
@@ -467,7 +466,7 @@ def add_tab(settings: DemoSettings) -> None:
             of_upload.click(analyse, upload, outputs, **options),
             of_camera.click(analyse, camera, outputs, **options),
         ]
-        stop.click(None, None, None, cancels=started)
+        stop.click(lambda: note("Stopped."), None, message, cancels=started, queue=False, **options)
 
 
 def answers(path: str | None, settings: DemoSettings) -> Generator[tuple[str, Clip | None]]:
