@@ -28,6 +28,7 @@ BLOCKS = re.compile(r"```(python|sh)\n(.*?)```(?:\n+```text\n(.*?)```)?", re.DOT
 NUMBER = re.compile(r"\d+\.\d+")
 
 pytestmark = [
+    pytest.mark.show,  # they take minutes
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:fastapi.*"),
 ]
