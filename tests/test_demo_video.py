@@ -283,7 +283,7 @@ def test_a_large_file_is_refused(smile: Path, settings: DemoSettings) -> None:
 
 def test_a_clip_without_a_face(tmp_path: Path, settings: DemoSettings) -> None:
     path = write_clip(tmp_path / "empty.mp4", [Image.new("RGB", (320, 240), PAPER)] * 4)
-    assert said(path, settings).startswith("2 frames of empty.mp4 were looked at. No face was found.")
+    assert said(path, settings).startswith("No face was found in 2 frames of empty.mp4. Try a clip ")
 
 
 def test_files_that_are_no_video(tmp_path: Path, settings: DemoSettings) -> None:

@@ -25,6 +25,7 @@ from fergeneral.types import ClassifiedTrackedFace
 FRAMES_PER_SECOND = 5.0  # that are looked at
 MOST_TRACKS = 8  # rows of the timeline
 _FILE_TYPES = ["video", ".mkv", ".flv", ".mts", ".m2ts", ".ts", ".wmv", ".gif"]
+_CAMERA = {"width": {"ideal": 1280}, "height": {"ideal": 720}}  # else a browser may take all that the camera has
 _WIDTH = 640  # pixels: a wider frame is shown smaller
 _QUALITY = 75  # of the frames as JPEG
 _LEAST = 0.12  # of a row's height, so that a low bar can be seen
@@ -201,7 +202,8 @@ def describe(clip: Clip) -> str:
     looked = _count(len(clip.frames), "frame")
     parts = [f"{_count(clip.faces, 'face')} in {looked} of {clip.name}, in {_count(len(tracks), 'track')}."]
     if not clip.faces:
-        parts = [f"{looked} of {clip.name} were looked at. {NO_FACE.replace('photo', 'clip')}"]
+        advice = NO_FACE.replace("photo", "clip")
+        parts = [advice.replace("No face was found.", f"No face was found in {looked} of {clip.name}.")]
     if clip.cut is not None:
         parts.append(f"The clip is longer: only its first {clip.cut:g} s were looked at.")
     if clip.damaged:
@@ -433,7 +435,7 @@ def add_tab(settings: DemoSettings) -> None:
                     camera = gr.Video(
                         label="Clip",
                         sources=["webcam"],
-                        webcam_options=gr.WebcamOptions(mirror=False),
+                        webcam_options=gr.WebcamOptions(mirror=False, constraints={"video": _CAMERA}),
                         include_audio=True,  # taken out, or mirrored, it would have to go through ffmpeg
                         height=300,
                         buttons=[],
