@@ -130,7 +130,7 @@ def test_what_is_no_photo(page: Page, tmp_path: Path) -> None:
     page.locator("#photo-input input[type=file]").set_input_files(tmp_path / "notes.png")
     message = page.locator("#photo-message")
     expect(message).to_contain_text("Notes.png is not an image", timeout=WAIT, ignore_case=True)
-    page.get_by_label("Clear").first.click()
+    page.locator("#photo-input").get_by_label("Remove Image").click()
     expect(message).to_contain_text("The answer appears here", timeout=WAIT)
     page.locator("#photo-input input[type=file]").set_input_files(ROOT / "examples" / "photos" / "coffee.png")
     expect(message).to_contain_text("No face was found", timeout=WAIT)

@@ -48,7 +48,7 @@ _CSS = """
 .gradio-container { max-width: 1160px !important; margin: 0 auto !important; }
 .fer-code pre, .fer-code code { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 .fer-crops .grid-wrap { height: auto !important; min-height: 0 !important; max-height: 26rem; }
-.fer-crops .grid-container { grid-template-columns: repeat(auto-fill, minmax(5.5rem, 7rem)) !important; }
+.fer-crops .grid-container { grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)) !important; }
 .fer-crops .thumbnail-item { aspect-ratio: auto !important; height: auto !important; padding-bottom: 1.5rem; }
 .fer-crops .thumbnail-item img { aspect-ratio: 1; height: auto !important; }
 .fer-crops .caption-label { left: 0; right: 0; bottom: 0; max-width: 100%; border-radius: 0; text-align: center;
@@ -210,7 +210,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises DataError."""
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(place[:2], family=family)  # type: ignore[arg-type]
+        return socket.create_server(place[:2], family=family)
     except OverflowError:
         raise DataError(f"the port must be from 0 to 65535, got {port}") from None
     except OSError as error:
