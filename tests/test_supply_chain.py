@@ -90,7 +90,7 @@ def test_the_table_names_places_that_there_are() -> None:
 
 def test_no_other_module_reaches_the_network() -> None:
     """Only hub.py downloads and uploads. Beside it: the records of a model card, whether a Ray cluster answers
-    (distributed.py), and this machine's name (jobs.py)."""
+    (distributed.py), this machine's name (jobs.py), and the demo, which listens and calls nobody (demo/app.py)."""
     seen = {
         str(path.relative_to(PACKAGE)): found
         for path in PACKAGE.rglob("*.py")
@@ -100,7 +100,9 @@ def test_no_other_module_reaches_the_network() -> None:
     card = {"huggingface_hub", "huggingface_hub.ModelCardData"}
     assert seen.pop("card.py") == card | {"huggingface_hub.EvalResult"}
     assert seen.pop(str(Path("heads", "card.py"))) == card
-    assert seen == {"distributed.py": {"socket"}, "jobs.py": {"socket"}}
+    demo = str(Path("demo", "app.py"))
+    assert seen == {"distributed.py": {"socket"}, "jobs.py": {"socket"}, demo: {"socket"}}
+    assert ".connect(" not in (PACKAGE / demo).read_text()
     assert set(re.findall(r"socket\.(\w+)", (PACKAGE / "jobs.py").read_text())) == {"gethostname"}
 
 
