@@ -302,9 +302,12 @@ with torch.inference_mode():
 
 def _libraries(config: EncoderConfig) -> list[str]:
     """The other libraries that read these weights. transformers leaves out a layer that follows timm's features."""
+    from fergeneral.encoder import empty_network, feature_size
+
     if _is_int8(config):
         return []
-    return ["timm", "transformers"] if json.loads(config.to_json())["num_classes"] == 0 else ["timm"]
+    own_features = feature_size(empty_network(config)) == config.embedding_size
+    return ["timm", "transformers"] if own_features else ["timm"]
 
 
 def _is_int8(config: EncoderConfig) -> bool:

@@ -21,6 +21,11 @@ def say(line: str) -> None:
     tqdm.write(printable(line, sys.stderr), file=sys.stderr)
 
 
+def counted(number: int, thing: str) -> str:
+    """As in "1 photo", "2 photos"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def printable(text: str, stream: Any) -> str:
     """On one line, in characters that `stream` can take: what would break it is written as \\n, \\x1b or \\u2028."""
     escaped = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

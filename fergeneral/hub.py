@@ -24,12 +24,13 @@ from safetensors.torch import save as save_tensors
 from fergeneral.card import license_text, model_card
 from fergeneral.encoder import Encoder, EncoderConfig, check_network, empty_network, fill_network, ramp_crop
 from fergeneral.errors import DataError, ModelError
+from fergeneral.storage import CONFIG_FILE as CONFIG_FILE
+from fergeneral.storage import DEFAULT_MODEL as DEFAULT_MODEL
 from fergeneral.storage import read_weights, whole_file
+from fergeneral.storage import weights_folder as weights_folder
 
-DEFAULT_MODEL = "general-r18-cycle"  # of the packaged weights, each in weights/NAME
 WEIGHTS_FILE = "model.safetensors"
 INT8_FILE = "model.onnx"  # in its place: fergeneral.int8
-CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 LICENSE_FILE = "LICENSE.md"  # one of the two names that the Hub lets a card's licence link to
 TRAINING_FILE = "training.json"
@@ -176,13 +177,6 @@ def _packaged_folders() -> list[Path]:
         return []
     folders = sorted(file.parent for file in weights.glob(f"*/{CONFIG_FILE}"))
     return sorted(folders, key=lambda folder: folder.name != DEFAULT_MODEL)
-
-
-def weights_folder() -> Path | None:
-    """Where the packaged weights are: weights/ lies inside an installed package, and beside it in a checkout."""
-    here = Path(__file__).parent
-    places = (here / "_weights", here.parent / "weights")
-    return next((folder for folder in places if (folder / DEFAULT_MODEL / CONFIG_FILE).is_file()), None)
 
 
 def load_encoder(

@@ -107,6 +107,8 @@ def sync_folder(folder: Path) -> None:
 
 
 _LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+DEFAULT_MODEL = "general-r18-cycle"  # of the packaged weights, each in weights/NAME
+CONFIG_FILE = "config.json"
 SUFFIXES = (".parquet", ".csv", ".npz")
 FaceRow = tuple[str, int, Face]  # path of the photo, place of the face in it, face
 VIDEO_COLUMNS = ("time", "track")
@@ -487,6 +489,13 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def weights_folder() -> Path | None:
+    """Where the packaged weights are: weights/ lies inside an installed package, and beside it in a checkout."""
+    here = Path(__file__).parent
+    places = (here / "_weights", here.parent / "weights")
+    return next((folder for folder in places if (folder / DEFAULT_MODEL / CONFIG_FILE).is_file()), None)
 
 
 def import_pyarrow() -> tuple[Any, Any]:

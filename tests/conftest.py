@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,12 @@ def drawn_face(curve: float, generator: np.random.Generator) -> np.ndarray:
     else:
         image[(abs(y - 0.75 + curve * (2 * (x - 0.5) ** 2 - 0.05)) < 0.04) & (abs(x - 0.5) < 0.25)] = 60
     return np.clip(image + generator.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
+
+
+def chromium() -> str:
+    """The browser's program, for playwright."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.fail(f"no browser is installed; one of {', '.join(names)} is wanted: apt-get install chromium")
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, chromium
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from fergeneral import ExpressionClassifier, ExpressionExtractor, Head
@@ -24,14 +23,6 @@ pytestmark = pytest.mark.show
 LONDON = ROOT / "examples" / "london"
 PEOPLE = ("002", "005", "006")
 WAIT = 180_000  # milliseconds: the machine may be busy
-
-
-def chromium() -> str:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.fail(f"no browser is installed; one of {', '.join(names)} is wanted: apt-get install chromium")
-    return found
 
 
 @pytest.fixture(scope="module")

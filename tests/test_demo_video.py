@@ -15,7 +15,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, chromium
 from PIL import Image
 
 from fergeneral import ExpressionClassifier, ExpressionExtractor
@@ -337,7 +337,7 @@ def test_the_cursor_moves_the_frame_in_chromium(smile_clip: Clip) -> None:
     page_text = f"<style>{STYLE}</style><body>{player(smile_clip)}</body>"
     with sync_playwright() as drivers:
         browser = drivers.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"], timeout=180_000
+            executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"], timeout=180_000
         )
         page = browser.new_page(viewport={"width": 390, "height": 900})
         page.set_default_timeout(120_000)

@@ -15,7 +15,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, chromium
 
 import fergeneral
 
@@ -136,7 +136,7 @@ def test_a_browser_finds_a_word(site: Path, served: bool) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{server.server_port}/" if served else f"{site.as_uri()}/"
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"], timeout=300_000
+            executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"], timeout=300_000
         )
         page = browser.new_page(viewport={"width": 390, "height": 800})
         page.set_default_timeout(300_000)

@@ -266,7 +266,7 @@ contact_sheet(neighbours, query=(query, face), tile=90)
 # Use the similarity to put faces in order. No value of it means "the same expression", and it is no test of whether
 # two photos show the same person.
 #
-# ## Where to read on
+# ## Further reading
 #
 # - [Teach an expression](teach_expression.ipynb): make a classifier for what you found here.
 # - [Timeline of a video](video_timeline.ipynb): the same for a video.

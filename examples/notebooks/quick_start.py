@@ -202,7 +202,7 @@ print(f"{round(scores.sum() * 2)} of {len(photos)} photos right, on people who w
 # Twenty-four photos is a small test. Do not read this as "the accuracy is so many percent": another dozen people
 # would give another number. The next notebook shows how to put an interval around it.
 #
-# ## Where to read on
+# ## Further reading
 #
 # - [Teach an expression](teach_expression.ipynb): expressions of your own, with a report and an interval.
 # - [Explore a folder](explore_folder.ipynb): a map of many photos, clusters, odd ones out.

@@ -238,7 +238,7 @@ plt.show()
 #   Keep some of your own apart, as we did here, and look at the answers.
 # - An expression is not a feeling. Do not use this to judge people.
 #
-# ## Where to read on
+# ## Further reading
 #
 # - [Explore a folder](explore_folder.ipynb): find out which expressions your photos hold, before you name them.
 # - [Timeline of a video](video_timeline.ipynb): use a head on a video.

@@ -212,7 +212,7 @@ stretches.to_csv(Path(temporary.name) / "stretches.csv")  # write "stretches.csv
 # - The timeline shows how faces look, not what people feel. Read
 #   [docs/responsible-use.md](../../docs/responsible-use.md) before you use it on people.
 #
-# ## Where to read on
+# ## Further reading
 #
 # - [Teach an expression](teach_expression.ipynb): a head for the expressions that matter in your videos.
 # - [Explore a folder](explore_folder.ipynb): maps and clusters, which work for the faces of a video as well.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fergeneral import __version__
 from fergeneral.cli import predict
-from fergeneral.console import JsonLines, PrintedTable, printable, say
+from fergeneral.console import JsonLines, PrintedTable, counted, printable, say
 from fergeneral.errors import DataError, FergeneralError, ImageError, positive_integer
 from fergeneral.types import DETECTORS
 
@@ -389,7 +389,7 @@ def _extract(options: argparse.Namespace) -> int:
                 _save_pictures(photo, faces, names[number], crops_dir, draw_dir, extractor)
         good = len(photos) - len(failures)
         if options.output and not good:
-            raise DataError(f"none of {_count(len(photos), 'photo')} could be read; {options.output} is not written")
+            raise DataError(f"none of {counted(len(photos), 'photo')} could be read; {options.output} is not written")
     say(_outcome(found_faces, good, empty, len(failures)))
     return 1 if failures else 0
 
@@ -472,7 +472,7 @@ def _no_bar(options: argparse.Namespace) -> bool | None:
 
 
 def _outcome(faces: int, good: int, empty: int, unreadable: int) -> str:
-    return f"{_count(faces, 'face')} in {_count(good, 'photo')}, {empty} without a face, {unreadable} unreadable"
+    return f"{counted(faces, 'face')} in {counted(good, 'photo')}, {empty} without a face, {unreadable} unreadable"
 
 
 def _video(options: argparse.Namespace) -> int:
@@ -520,11 +520,11 @@ def _video(options: argparse.Namespace) -> int:
                 say(f"skipped: {error}")
         if options.output and not frames:
             raise DataError(
-                f"no frame of {_count(len(videos), 'video')} could be read; {options.output} is not written"
+                f"no frame of {counted(len(videos), 'video')} could be read; {options.output} is not written"
             )
     say(
-        f"{_count(faces, 'face')} in {_count(frames, 'frame')} of {_count(len(videos) - unreadable, 'video')}, "
-        f"{_count(empty, 'frame')} without a face, {_count(damaged, 'damaged frame')}, {unreadable} unreadable"
+        f"{counted(faces, 'face')} in {counted(frames, 'frame')} of {counted(len(videos) - unreadable, 'video')}, "
+        f"{counted(empty, 'frame')} without a face, {counted(damaged, 'damaged frame')}, {unreadable} unreadable"
     )
     if timeline is not None and faces:
         timeline.draw(options.plot)
@@ -543,10 +543,6 @@ def _timeline(options: argparse.Namespace, videos: Sequence[Path]) -> Timeline |
     check_figure(Path(options.plot))
     check_file(Path(options.plot), map(str, videos), overwrite=options.overwrite)
     return Timeline()
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _is_folder(output: str | None) -> bool:
@@ -569,7 +565,7 @@ def _list(options: argparse.Namespace) -> list[Source]:
         command = "fergeneral video" + ("" if options.head is None else " with --head")
         raise DataError(f"no photos in {', '.join(options.paths)}, but videos: use {command}")
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
-    left_out = f"{_count(skipped.total(), 'file')} left out, not images by their suffix: {kinds}"
+    left_out = f"{counted(skipped.total(), 'file')} left out, not images by their suffix: {kinds}"
     if not photos:
         why = f" ({left_out})" if skipped else ""
         raise DataError(

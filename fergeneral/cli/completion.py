@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from fergeneral.errors import MissingExtraError
+from fergeneral.storage import weights_folder
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 _FILES = {"DATA", "FILE", "FILE|DIR/", "PATH", "PHOTO", "TABLE"}  # what the help calls them; folders complete, too
@@ -78,10 +78,9 @@ def packaged_names() -> tuple[list[str], list[str]]:
     tuple of two lists of str
         By the names of the folders: `list_models` and `list_heads`, which read what is in them, load torch.
     """
-    package = Path(__file__).parents[1]
-    weights = next(
-        (folder for folder in (package / "_weights", package.parent / "weights") if folder.is_dir()), package
-    )
+    weights = weights_folder()
+    if weights is None:
+        return [], []
     encoders = sorted(file.parent.name for file in weights.glob("*/config.json"))
     return encoders, sorted({file.parent.name for file in weights.glob("heads/*/*/head.json")})
 

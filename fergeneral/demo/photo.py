@@ -7,6 +7,7 @@ import html
 import math
 import re
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fergeneral.drawing import draw_faces
 from fergeneral.errors import FergeneralError
 from fergeneral.images import load_image
 from fergeneral.storage import FaceTable
-from fergeneral.types import ClassifiedFace
+from fergeneral.types import ClassifiedFace, Face
 
 SHOWN_SIDE = 1600  # pixels: the longer side of a picture that is sent back is at most this
 UNSURE = 0.5  # confidence below which a hint is given
@@ -155,10 +156,18 @@ def _csv(path: str, faces: list[ClassifiedFace], classifier: ExpressionClassifie
     name = Path(path).name
     if _FORMULA.match(name):  # spreadsheets would compute it
         name = f"./{name}"
+    return csv_table([(name, faces)], classifier.config.embedding_size, classifier.classes)
+
+
+def csv_table(
+    rows: Iterable[tuple[str, Sequence[Face]]], embedding_size: int, classes: Sequence[str], *, video: bool = False
+) -> bytes:
+    """The faces of each named photo, or of each frame of a video, as the .csv file that the command line writes."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "faces.csv")
-        with FaceTable(file, classifier.config.embedding_size, classes=classifier.classes) as table:
-            table.add(name, faces)
+        with FaceTable(file, embedding_size, video, classes=classes) as table:
+            for name, faces in rows:
+                table.add(name, faces)
         return file.read_bytes()
 
 

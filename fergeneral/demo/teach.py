@@ -16,6 +16,7 @@ import gradio as gr
 import numpy as np
 
 from fergeneral.classifier import UNCERTAIN, ExpressionClassifier
+from fergeneral.console import counted
 from fergeneral.demo.photo import (
     NO_FACE,
     crop_gallery,
@@ -153,7 +154,7 @@ def add_photos(lesson: Lesson, label: str | None, paths: list[str], settings: De
             largest.append(name)
         crop = settings.classifier.extractor.align(image, faces[0].landmarks)
         added.append(Example(label, name, crop, faces[0].embedding))
-    sentences = [f'{_faces(len(added))} added to "{label}".']
+    sentences = [f'{counted(len(added), "face")} added to "{label}".']
     if largest:
         sentences.append(f"More than one face, of which the largest was taken: {_listed(largest)}.")
     if without:
@@ -233,9 +234,8 @@ def try_photo(path: str, head: Head, settings: DemoSettings) -> tuple[str, dict[
     if not faces:
         return note(NO_FACE), None
     several = "" if len(faces) == 1 else f" It is the largest of {len(faces)} faces."
-    return note(f"{faces[0].expression}, with a confidence of {faces[0].confidence:.2f}.{several}"), faces[
-        0
-    ].probabilities
+    face = faces[0]
+    return note(f"{face.expression}, with a confidence of {face.confidence:.2f}.{several}"), face.probabilities
 
 
 def head_archive(head: Head) -> bytes:
@@ -251,10 +251,6 @@ def head_archive(head: Head) -> bytes:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _faces(count: int) -> str:
-    return f"{count} face{'' if count == 1 else 's'}"
 
 
 def _listed(names: list[str]) -> str:

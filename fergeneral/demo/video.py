@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ import gradio as gr
 from PIL import Image
 
 from fergeneral.classifier import UNCERTAIN
-from fergeneral.demo.photo import NO_FACE, download, note, readable
+from fergeneral.console import counted
+from fergeneral.demo.photo import NO_FACE, csv_table, download, note, readable
 from fergeneral.demo.settings import DemoSettings
 from fergeneral.errors import FergeneralError, ImageError
-from fergeneral.storage import FaceTable
 from fergeneral.types import ClassifiedTrackedFace
 
 FRAMES_PER_SECOND = 5.0  # that are looked at
@@ -177,12 +176,7 @@ def table(clip: Clip, embedding_size: int) -> bytes:
         Of the .csv file. A name that a spreadsheet could take for a formula begins with ./ there.
     """
     name = clip.name if clip.name[:1].isalnum() else f"./{clip.name}"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "faces.csv")
-        with FaceTable(file, embedding_size, video=True, classes=clip.classes) as rows:
-            for frame in clip.frames:
-                rows.add(name, frame.faces)
-        return file.read_bytes()
+    return csv_table([(name, frame.faces) for frame in clip.frames], embedding_size, clip.classes, video=True)
 
 
 def describe(clip: Clip) -> str:
@@ -199,20 +193,16 @@ def describe(clip: Clip) -> str:
         Plain text.
     """
     tracks = {face.track for frame in clip.frames for face in frame.faces}
-    looked = _count(len(clip.frames), "frame")
-    parts = [f"{_count(clip.faces, 'face')} in {looked} of {clip.name}, in {_count(len(tracks), 'track')}."]
+    looked = counted(len(clip.frames), "frame")
+    parts = [f"{counted(clip.faces, 'face')} in {looked} of {clip.name}, in {counted(len(tracks), 'track')}."]
     if not clip.faces:
         advice = NO_FACE.replace("photo", "clip")
         parts = [advice.replace("No face was found.", f"No face was found in {looked} of {clip.name}.")]
     if clip.cut is not None:
         parts.append(f"The clip is longer: only its first {clip.cut:g} s were looked at.")
     if clip.damaged:
-        parts.append(f"{_count(clip.damaged, 'frame')} could not be read.")
+        parts.append(f"{counted(clip.damaged, 'frame')} could not be read.")
     return " ".join(parts)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def player(clip: Clip) -> str:
@@ -303,7 +293,7 @@ def _rows(clip: Clip, end: float, colours: dict[str, str]) -> str:
     longest = sorted(seen, key=lambda track: -len(seen[track]))[:MOST_TRACKS]
     rows = "".join(_row(track, seen[track], end, colours) for track in sorted(longest))
     hidden = len(seen) - len(longest)
-    return rows + (f"<p>{_count(hidden, 'shorter track')} not shown; the table has all.</p>" if hidden else "")
+    return rows + (f"<p>{counted(hidden, 'shorter track')} not shown; the table has all.</p>" if hidden else "")
 
 
 def _row(
