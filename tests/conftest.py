@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +119,13 @@ def chromium() -> str:
     if found is None:
         pytest.fail(f"no browser is installed; one of {', '.join(names)} is wanted: apt-get install chromium")
     return found
+
+
+@pytest.fixture(scope="module")
+def gradio_event_loops() -> Iterator[None]:
+    """Gradio makes event loops for its locks and leaves them open, the last as this thread's: they end here."""
+    yield
+    with suppress(RuntimeError):  # there is none
+        asyncio.get_event_loop().close()
+    asyncio.set_event_loop(None)
+    gc.collect()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import gc
 import io
 import os
 import socket
@@ -38,6 +37,7 @@ from fergeneral.storage import read_table
 
 # Gradio leaves event loops open that it has made for its locks, and uses an option of pandas that is deprecated.
 pytestmark = [
+    pytest.mark.usefixtures("gradio_event_loops"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting':DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -370,7 +370,6 @@ def server(settings: DemoSettings) -> Iterator[Client]:
             running.should_exit = True
             thread.join(60)
             listening.close()
-        gc.collect()  # what Gradio leaves behind, while its warnings are ignored
         assert not thread.is_alive()
         assert not os.path.exists(folder.name)
     assert outside == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import re
 import shutil
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from fergeneral.storage import FaceTable, face_columns, read_table
 
 # Gradio leaves event loops open that it has made for its locks.
 pytestmark = [
+    pytest.mark.usefixtures("gradio_event_loops"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -265,5 +265,3 @@ def test_the_tab_says_what_it_is_not_for(served: bool, settings: DemoSettings, p
     assert ("the collection of this demo is searched" in shown) == served
     assert str(photos) not in shown
     assert "at most 200" in shown
-    del page
-    gc.collect()  # what Gradio leaves behind, while its warnings are ignored

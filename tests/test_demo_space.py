@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import runpy
 import tomllib
 from importlib.metadata import version
@@ -18,6 +17,7 @@ import fergeneral
 
 # Gradio leaves event loops open that it has made for its locks.
 pytestmark = [
+    pytest.mark.usefixtures("gradio_event_loops"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -66,5 +66,3 @@ def test_the_app_has_all_tabs_and_stricter_limits() -> None:
     wanted = ["Photo", "Teach", "Similar", "Video"]
     assert [tab for tab in tabs if tab in wanted] == wanted
     assert f"{settings.max_video_seconds:g} s" in str(page.get_config_file())
-    del page
-    gc.collect()  # what Gradio leaves behind, while its warnings are ignored

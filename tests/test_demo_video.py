@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import re
 import shutil
@@ -38,6 +37,7 @@ from fergeneral.types import ClassifiedTrackedFace
 
 # Gradio leaves event loops open that it has made for its locks.
 pytestmark = [
+    pytest.mark.usefixtures("gradio_event_loops"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -261,8 +261,6 @@ def test_the_tab_states_its_limits(settings: DemoSettings) -> None:
     text = str(page.get_config_file())
     assert "5 frames of each second; of a clip longer than 60 s, the first 60 s" in text.replace("\\n", " ")
     assert "At most 64 MB" in text.replace("\\n", " ")
-    del page
-    gc.collect()  # what Gradio leaves behind, while its warnings are ignored
 
 
 # What is said of clips that give nothing
